@@ -1,0 +1,13 @@
+//! sterna-core: bytes in, numbers out.
+//!
+//! Loads ternary GGUF models and runs them. The crate opens no files and no sockets, reads no clock, starts no
+//! threads and keeps no global state; hosts (the CLI, the browser bindings) bring those.
+//!
+//! Arrows run one way: `error`, `gguf`, `formats`, `ternary`, `kernels`, `ops`, `model`, `generate`, each leaning only
+//! on those before it; `tokenizer` stands beside them.
+
+pub mod error;
+pub mod gguf;
+pub mod formats;
+
+pub use error::{Error, Result};
