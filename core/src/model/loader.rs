@@ -27,7 +27,7 @@ pub struct LoadOptions {
 #[derive(Clone, Copy, Debug)]
 enum Place {
     /// `[rows, cols]`; with `None` any number of rows.
-    Matrix { rows: Option<usize>, cols: usize, looked_up: bool },
+    Matrix { rows: Option<usize>, cols: usize },
     /// `[len]`
     Vector { len: usize },
     /// Read by other programs only.
@@ -247,6 +247,14 @@ impl Transformer {
 impl Plan {
     /// Finds a place for every tensor and a tensor for every place.
     fn of(config: &Config, header: &Header) -> Result<Self, Vec<ModelError>> {
+        // Before anything is made for each layer: a block has several tensors.
+        if config.n_layer > header.tensors.len() {
+            return Err(vec![ModelError::BadValue {
+                key: format!("{}.block_count", config.architecture.name),
+                value: config.n_layer.to_string(),
+                expected: format!("the file has only {} tensors in all", header.tensors.len()),
+            }]);
+        }
         let (wanted, mut errors) = (places(config), Vec::new());
         let mut places = HashMap::new();
         for info in &header.tensors {
@@ -281,12 +289,12 @@ impl Plan {
 fn places(c: &Config) -> HashMap<String, (Place, bool)> {
     let (a, mut places) = (c.architecture, HashMap::new());
     let mut put = |name: String, place: Place, required: bool| places.insert(name, (place, required));
-    let vocabulary = Place::Matrix { rows: None, cols: c.n_embd, looked_up: false };
-    put("token_embd.weight".into(), Place::Matrix { rows: None, cols: c.n_embd, looked_up: true }, true);
+    let vocabulary = Place::Matrix { rows: None, cols: c.n_embd };
+    put("token_embd.weight".into(), Place::Matrix { rows: None, cols: c.n_embd }, true);
     put("output.weight".into(), vocabulary, false);
     match &c.rope {
         None => {
-            let positions = Place::Matrix { rows: None, cols: c.n_embd, looked_up: true };
+            let positions = Place::Matrix { rows: None, cols: c.n_embd };
             put("position_embd.weight".into(), positions, true);
         }
         Some(rope) => {
@@ -321,7 +329,7 @@ fn places(c: &Config) -> HashMap<String, (Place, bool)> {
     for i in 0..c.n_layer {
         let mut linear = |name: &str, rows: usize, cols: usize| {
             let name = format!("blk.{i}.{name}");
-            put(format!("{name}.weight"), Place::Matrix { rows: Some(rows), cols, looked_up: false }, true);
+            put(format!("{name}.weight"), Place::Matrix { rows: Some(rows), cols }, true);
             put(format!("{name}.bias"), Place::Vector { len: rows }, a.biases);
             put(format!("{name}.scale"), Place::Vector { len: 1 }, false);
         };

@@ -1,7 +1,6 @@
 //! Matrices that stay in their file's block format: embeddings and outputs in F16, Q8_0, Q6_K and their like.
 
-use crate::formats::{self, Format};
-use half::f16;
+use crate::formats::Format;
 
 /// A `[rows, cols]` matrix, row after row in the blocks of its format.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,48 +53,11 @@ impl BlockMatrix {
     /// If there is no such row or `out` has another length.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.cols);
-        dequantize(self.format, self.row(row), out);
+        self.format.dequantize(self.row(row), out).expect("a row is whole blocks");
     }
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
         self.data.len()
-    }
-}
-
-/// Dequantizes whole blocks of a type that is kept in its file's form.
-fn dequantize(format: Format, bytes: &[u8], out: &mut [f32]) {
-    macro_rules! blocks {
-        ($module:ident) => {{
-            let (blocks, out) = (
-                bytes.as_chunks::<{ formats::$module::BYTES }>().0,
-                out.as_chunks_mut::<{ formats::$module::LEN }>().0,
-            );
-            for (block, out) in blocks.iter().zip(out) {
-                formats::$module::dequantize_block(block, out);
-            }
-        }};
-    }
-    match format {
-        Format::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *out = f32::from_le_bytes(*bytes);
-            }
-        }
-        Format::F16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *out = f16::from_le_bytes(*bytes).to_f32_const();
-            }
-        }
-        Format::BF16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
-            }
-        }
-        Format::Q8_0 => blocks!(q8_0),
-        Format::Q4_0 => blocks!(q4_0),
-        Format::Q4_K => blocks!(q4_k),
-        Format::Q6_K => blocks!(q6_k),
-        format => unreachable!("{} is packed, not kept in blocks", format.name()),
     }
 }
