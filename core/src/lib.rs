@@ -9,5 +9,9 @@
 pub mod error;
 pub mod gguf;
 pub mod formats;
+#[cfg(feature = "chat")]
+pub mod generate;
+#[cfg(feature = "tokenizer")]
+pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! Generation: chat templates.
+
+pub mod chat;
