@@ -7,10 +7,10 @@
 //! on those before it; `tokenizer` stands beside them.
 
 pub mod error;
-pub mod gguf;
 pub mod formats;
 #[cfg(feature = "chat")]
 pub mod generate;
+pub mod gguf;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
 
