@@ -21,6 +21,14 @@ pub enum Error {
     /// Generation.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// The vocabulary.
+    #[cfg(feature = "tokenizer")]
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::TokenizerError),
+    /// The chat template.
+    #[cfg(feature = "chat")]
+    #[error(transparent)]
+    Template(#[from] crate::generate::chat::TemplateError),
 }
 
 /// `Result` with the crate's [`Error`].
