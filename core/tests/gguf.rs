@@ -140,8 +140,8 @@ refused! {
         => GgufError::Truncated { what, needed: 4, .. } if what.contains("`some.key`"),
     ends_in_string: Raw::head(3, 0, 1).string("k").u32(8).u64(10).bytes(b"abc")
         => GgufError::Truncated { what, needed: 7, .. } if what.contains("`k`"),
-    ends_in_tensor_record: Raw::head(3, 1, 0).string("weight").u32(1)
-        => GgufError::Truncated { what, .. } if what.contains("`weight`"),
+    ends_in_tensor_record: Raw::head(3, 1, 0).string("blk.0.ffn_up.weight").u32(1)
+        => GgufError::Truncated { what, .. } if what.contains("`blk.0.ffn_up.weight`"),
     too_many_keys: Raw::head(3, 0, 1 << 40).data(1, 100) => GgufError::TooManyKeys { count: 0x100_0000_0000, limit: 7 },
     too_many_tensors: Raw::head(3, u64::MAX, 0).data(1, 100)
         => GgufError::TooManyTensors { count: u64::MAX, limit: 4 },
@@ -192,7 +192,7 @@ refused! {
     overlapping_tensors: Raw::head(3, 2, 0).tensor("a", &[1], 0, 0).tensor("b", &[1], 0, 0).data(32, 64)
         => GgufError::OverlappingTensors { first, second, .. } if first == "a" && second == "b",
     tensor_beyond_end: Raw::head(3, 1, 0).tensor("t", &[1], 0, 64).data(32, 64)
-        => GgufError::TensorBeyondEnd { offset: 160, length: 160, .. },
+        => GgufError::TensorBeyondEnd { offset: 128, length: 128, .. },
     tensor_far_beyond_end: Raw::head(3, 1, 0).tensor("t", &[1], 0, 1 << 60).data(32, 64)
         => GgufError::TensorBeyondEnd { .. },
 }
