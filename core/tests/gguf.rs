@@ -482,3 +482,34 @@ proptest! {
         agree(&with_magic, chunk);
     }
 }
+
+// ---- real files -----------------------------------------------------------------------------------------------------
+
+/// Needs `$STERNA_DATA_DIR`; skipping is a failure where `STERNA_REQUIRE_DATA=1`.
+#[test]
+fn real_files_are_read_alike_by_both_readers() {
+    let Some(folder) = std::env::var_os("STERNA_DATA_DIR").map(std::path::PathBuf::from) else {
+        assert_ne!(std::env::var("STERNA_REQUIRE_DATA").as_deref(), Ok("1"), "STERNA_DATA_DIR is not set");
+        println!("skipped: real_files_are_read_alike_by_both_readers (STERNA_DATA_DIR is not set)");
+        return;
+    };
+    for (name, architecture, tensors, tokens) in [
+        ("stories260k/stories260K.gguf", "llama", true, 512),
+        ("tokenizers/ggml-vocab-gpt-2.gguf", "gpt2", false, 50257),
+        ("tokenizers/ggml-vocab-llama-spm.gguf", "llama", false, 32000),
+        ("tokenizers/ggml-vocab-phi-3.gguf", "phi3", false, 32064),
+    ] {
+        let file = std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let whole = slice(&file).unwrap();
+        for (length, chunk) in [(None, 1000), (Some(file.len() as u64), 65_537), (None, usize::MAX)] {
+            assert!(stream(&file, length, chunk).unwrap() == whole, "{name}");
+        }
+        let header = whole.0;
+        assert_eq!(header.metadata.require_str("general.architecture").unwrap(), architecture, "{name}");
+        assert_eq!(header.metadata.require_strings("tokenizer.ggml.tokens").unwrap().len(), tokens, "{name}");
+        assert_eq!(!header.tensors.is_empty(), tensors, "{name}");
+        for (tensor, found) in header.tensors.iter().zip(sterna_core::formats::identify_all(&header)) {
+            found.unwrap_or_else(|error| panic!("{name}: {}: {error}", tensor.name));
+        }
+    }
+}

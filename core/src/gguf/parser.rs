@@ -401,7 +401,7 @@ pub(super) fn check_dims(name: &str, dims: &[u64]) -> Result<(), GgufError> {
     if dims.contains(&0) {
         return Err(GgufError::ZeroDim { name: name.into(), dims: dims.into() });
     }
-    // Elements of four bytes must be countable in bytes as well, hence i64 and the factor.
+    // The bytes of the widest scalar must be countable, too.
     let product = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
     match product {
         Some(product) if product <= u64::MAX / 8 => Ok(()),
