@@ -27,7 +27,9 @@ pub use text::Generation;
 #[non_exhaustive]
 pub enum GenerateError {
     /// The model computed NaN.
-    #[error("the model's score of token {id} is not a number: its weights overflow; download or convert the file again")]
+    #[error(
+        "the model's score of token {id} is not a number: its weights overflow; download or convert the file again"
+    )]
     NotANumber {
         /// The first such token.
         id: u32,
@@ -36,10 +38,14 @@ pub enum GenerateError {
     #[error("the model gives no token any probability; download or convert the file again")]
     NoTokens,
     /// Nothing was fed yet.
-    #[error("there is nothing to continue: the prompt has no tokens and the model has no token that begins a text; give a prompt")]
+    #[error(
+        "there is nothing to continue: the prompt has no tokens and the model has no token that begins a text; give a prompt"
+    )]
     EmptyPrompt,
     /// The file has no vocabulary.
-    #[error("the file has no tokenizer (tokenizer.ggml.model), so the model speaks token ids only; convert it together with its tokenizer")]
+    #[error(
+        "the file has no tokenizer (tokenizer.ggml.model), so the model speaks token ids only; convert it together with its tokenizer"
+    )]
     NoTokenizer,
 }
 

@@ -160,7 +160,13 @@ impl Session {
     /// Draws tokens until one ends the reply or a limit is met. Tokens that end a reply are appended but not yielded.
     pub fn draw_all(&mut self, sampling: &Sampling, options: &GenerateOptions) -> Tokens<'_> {
         let left = options.max_tokens.unwrap_or(usize::MAX);
-        Tokens { sampler: Sampler::new(sampling.clone()), left, ignore_eos: options.ignore_eos, finish: None, session: self }
+        Tokens {
+            sampler: Sampler::new(sampling.clone()),
+            left,
+            ignore_eos: options.ignore_eos,
+            finish: None,
+            session: self,
+        }
     }
 
     fn is_end(&self, id: u32) -> bool {

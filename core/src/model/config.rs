@@ -2,7 +2,7 @@
 
 use super::architecture::{ARCHITECTURES, Architecture};
 use super::error::ModelError;
-use crate::gguf::Metadata;
+use crate::gguf::{Header, Metadata};
 use crate::ops::{Rope, RopeScaling};
 
 /// Sizes and constants of a decoder.
@@ -42,14 +42,15 @@ impl Config {
     ///
     /// # Errors
     /// A key that is missing, of a wrong type, or senseless; an architecture without a row; a feature that must not be ignored.
-    pub fn from_metadata(metadata: &Metadata) -> Result<Self, ModelError> {
+    pub fn from_header(header: &Header) -> Result<Self, ModelError> {
+        let metadata = &header.metadata;
         let name = metadata.require_str("general.architecture")?;
         let Some(architecture) = Architecture::of(name) else {
             let supported = ARCHITECTURES.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
             return Err(ModelError::UnknownArchitecture { name: name.to_owned(), supported });
         };
         refuse(metadata, name)?;
-        let keys = Keys { metadata, prefix: name };
+        let keys = Keys { header, metadata, prefix: name };
         let n_embd = keys.size("embedding_length")?;
         let n_head = keys.size("attention.head_count")?;
         let n_head_kv = keys.optional_size("attention.head_count_kv")?.unwrap_or(n_head);
@@ -126,6 +127,7 @@ fn refuse(metadata: &Metadata, name: &str) -> Result<(), ModelError> {
 }
 
 struct Keys<'a> {
+    header: &'a Header,
     metadata: &'a Metadata,
     prefix: &'a str,
 }
@@ -172,7 +174,11 @@ impl Keys<'_> {
     fn rope(&self, style: crate::kernels::RopeStyle, head_dim: usize, n_ctx: usize) -> Result<Rope, ModelError> {
         let rotated = self.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
         if rotated > head_dim || !rotated.is_multiple_of(2) {
-            return Err(self.bad("rope.dimension_count", rotated, format!("must be even and at most the head's {head_dim}")));
+            return Err(self.bad(
+                "rope.dimension_count",
+                rotated,
+                format!("must be even and at most the head's {head_dim}"),
+            ));
         }
         let base = f64::from(self.positive("rope.freq_base")?.unwrap_or(10_000.0));
         if base <= 1.0 {
@@ -183,8 +189,13 @@ impl Keys<'_> {
         let factor = self.positive("rope.scaling.factor")?.or(bare).map_or(1.0, f64::from);
         let original = self.optional_size("rope.scaling.original_context_length")?.unwrap_or(n_ctx) as u32;
         let attention_factor = self.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
-        let kind = self.metadata.str(&self.key("rope.scaling.type"));
-        let scaling = match kind.unwrap_or(if bare.is_some() { "linear" } else { "none" }) {
+        // Writers of Phi-3 files give the factors as tensors and no type.
+        let implied = match bare {
+            _ if self.header.tensor("rope_factors_long.weight").is_some() => "longrope",
+            Some(_) => "linear",
+            None => "none",
+        };
+        let scaling = match self.metadata.str(&self.key("rope.scaling.type")).unwrap_or(implied) {
             "none" | "" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor },
             "yarn" => RopeScaling::Yarn {
@@ -196,12 +207,9 @@ impl Keys<'_> {
                 attention_factor,
             },
             // The factors are tensors; the loader fills them in.
-            "longrope" => RopeScaling::Long {
-                short: Vec::new(),
-                long: Vec::new(),
-                original_context: original,
-                attention_factor,
-            },
+            "longrope" => {
+                RopeScaling::Long { short: Vec::new(), long: Vec::new(), original_context: original, attention_factor }
+            }
             other => {
                 let expected = "must be none, linear, yarn or longrope".into();
                 return Err(self.bad("rope.scaling.type", format!("{other:?}"), expected));

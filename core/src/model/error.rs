@@ -10,8 +10,13 @@ pub enum ModelError {
     /// A metadata key is absent or has the wrong type.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// A tensor's type is not read, or its size contradicts it.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// The architecture has no row in the table.
-    #[error("architecture {name:?} is not supported; supported are {supported}. Convert the model to one of them, or ask for a row in the table")]
+    #[error(
+        "architecture {name:?} is not supported; supported are {supported}. Convert the model to one of them, or ask for a row in the table"
+    )]
     UnknownArchitecture {
         /// `general.architecture`
         name: String,
@@ -47,7 +52,9 @@ pub enum ModelError {
         architecture: &'static str,
     },
     /// A tensor that the architecture has no place for.
-    #[error("tensor {name} is not part of the {architecture} architecture as it is known here; without it the model would compute something else. Check general.architecture, or convert the model again")]
+    #[error(
+        "tensor {name} is not part of the {architecture} architecture as it is known here; without it the model would compute something else. Check general.architecture, or convert the model again"
+    )]
     UnexpectedTensor {
         /// The tensor.
         name: String,
@@ -55,7 +62,9 @@ pub enum ModelError {
         architecture: &'static str,
     },
     /// A tensor has other dimensions than the hyperparameters say.
-    #[error("tensor {name} at offset {offset} has shape {found} (rows x columns) where the metadata asks for {expected}; the file is damaged or was written by a faulty converter")]
+    #[error(
+        "tensor {name} at offset {offset} has shape {found} (rows x columns) where the metadata asks for {expected}; the file is damaged or was written by a faulty converter"
+    )]
     Shape {
         /// The tensor.
         name: String,
@@ -66,7 +75,7 @@ pub enum ModelError {
         /// The shape it must have.
         expected: String,
     },
-    /// A tensor's type or data cannot be read.
+    /// A tensor's data cannot be read.
     #[error("tensor {name} at offset {offset}: {source}")]
     Tensor {
         /// The tensor.
@@ -77,7 +86,9 @@ pub enum ModelError {
         source: FormatError,
     },
     /// A tensor has a type that its place cannot use.
-    #[error("tensor {name} at offset {offset} has type {found}, but {place} must be {expected}; convert the model again")]
+    #[error(
+        "tensor {name} at offset {offset} has type {found}, but {place} must be {expected}; convert the model again"
+    )]
     Placement {
         /// The tensor.
         name: String,
@@ -91,7 +102,9 @@ pub enum ModelError {
         expected: &'static str,
     },
     /// A tensor holds NaN or an infinity where that would poison everything.
-    #[error("tensor {name} at offset {offset} holds a value that is not finite at element {element}; the file is damaged, download or convert it again")]
+    #[error(
+        "tensor {name} at offset {offset} holds a value that is not finite at element {element}; the file is damaged, download or convert it again"
+    )]
     NotFinite {
         /// The tensor.
         name: String,
@@ -101,7 +114,9 @@ pub enum ModelError {
         element: usize,
     },
     /// Bytes were handed over for a tensor that is shorter or longer.
-    #[error("tensor {name}: {found} bytes were read where {expected} are needed; the file is truncated, download it again")]
+    #[error(
+        "tensor {name}: {found} bytes were read where {expected} are needed; the file is truncated, download it again"
+    )]
     Truncated {
         /// The tensor.
         name: String,
@@ -119,7 +134,9 @@ pub enum ModelError {
         vocabulary: usize,
     },
     /// The context is full.
-    #[error("the context of {limit} tokens is full ({used} used, {more} more asked for); start a new session, or ask for a larger context where the model allows it")]
+    #[error(
+        "the context of {limit} tokens is full ({used} used, {more} more asked for); start a new session, or ask for a larger context where the model allows it"
+    )]
     ContextFull {
         /// Tokens the session may hold.
         limit: usize,

@@ -8,7 +8,7 @@ use super::config::Config;
 use super::decoder::Transformer;
 use super::error::ModelError;
 use super::weights::{Layer, Linear, Qkv, TensorReport, Up, Weights};
-use crate::formats::{Format, FormatError};
+use crate::formats::{Format, FormatError, identify_all};
 use crate::gguf::{Gguf, Header, TensorInfo};
 use crate::kernels::{self, Executor, Kernel, chunks_mut};
 use crate::ops::{Norm, RopeScaling};
@@ -56,7 +56,7 @@ pub struct Loader {
 
 /// Everything that stands against loading a file, as far as its header tells.
 pub fn refusals(header: &Header) -> Vec<ModelError> {
-    match Config::from_metadata(&header.metadata) {
+    match Config::from_header(header) {
         Ok(config) => Plan::of(&config, header).err().unwrap_or_default(),
         Err(error) => vec![error],
     }
@@ -69,7 +69,7 @@ impl Loader {
     /// The first of [`refusals`], or a kernel that this machine has not.
     pub fn new(header: &Header, options: &LoadOptions) -> Result<Self, ModelError> {
         let kernel = kernels::select(options.kernel.as_deref())?;
-        let config = Config::from_metadata(&header.metadata)?;
+        let config = Config::from_header(header)?;
         let plan = Plan::of(&config, header).map_err(|mut errors| errors.swap_remove(0))?;
         Ok(Self { config, kernel, plan, tensors: HashMap::new(), reports: Vec::new() })
     }
@@ -149,9 +149,7 @@ impl Loader {
             let up = match (a.gated, a.fused_gate) {
                 (false, _) => Up::Plain(self.linear(&name("ffn_up"))?),
                 (true, true) => Up::FusedGate(self.linear(&name("ffn_up"))?),
-                (true, false) => {
-                    Up::Gated { gate: self.linear(&name("ffn_gate"))?, up: self.linear(&name("ffn_up"))? }
-                }
+                (true, false) => Up::Gated { gate: self.linear(&name("ffn_gate"))?, up: self.linear(&name("ffn_up"))? },
             };
             let head_norms = match a.head_norms {
                 true => Some((self.rms_norm(&name("attn_q_norm"))?, self.rms_norm(&name("attn_k_norm"))?)),
@@ -257,12 +255,13 @@ impl Plan {
         }
         let (wanted, mut errors) = (places(config), Vec::new());
         let mut places = HashMap::new();
-        for info in &header.tensors {
+        for (info, identified) in header.tensors.iter().zip(identify_all(header)) {
             let Some(&(place, _)) = wanted.get(info.name.as_str()) else {
                 errors.push(unexpected(config, &info.name));
                 continue;
             };
-            match check(info, place) {
+            let format = identified.map_err(ModelError::from).map(|identified| identified.format);
+            match format.and_then(|format| check(info, format, place).map(|()| format)) {
                 Ok(format) => {
                     places.insert(info.name.clone(), (place, format));
                 }
@@ -353,9 +352,8 @@ fn places(c: &Config) -> HashMap<String, (Place, bool)> {
     places
 }
 
-/// A tensor's format, if its type and shape fit its place.
-fn check(info: &TensorInfo, place: Place) -> Result<Format, ModelError> {
-    let format = Format::identify(info).map_err(|source| in_tensor(info, source))?;
+/// Whether a tensor's type and shape fit its place.
+fn check(info: &TensorInfo, format: Format, place: Place) -> Result<(), ModelError> {
     let shape = |expected: String| ModelError::Shape {
         name: info.name.clone(),
         offset: info.offset,
@@ -390,7 +388,7 @@ fn check(info: &TensorInfo, place: Place) -> Result<Format, ModelError> {
             }
         }
     }
-    Ok(format)
+    Ok(())
 }
 
 /// An output for other tokens than the embedding has.
@@ -503,7 +501,11 @@ fn missing(config: &Config, name: &str) -> ModelError {
     ModelError::MissingTensor { name: name.to_owned(), architecture: config.architecture.name }
 }
 
-fn take_vector(tensors: &mut HashMap<String, Loaded>, architecture: &'static str, name: &str) -> Result<Vec<f32>, ModelError> {
+fn take_vector(
+    tensors: &mut HashMap<String, Loaded>,
+    architecture: &'static str,
+    name: &str,
+) -> Result<Vec<f32>, ModelError> {
     match tensors.remove(name) {
         Some(Loaded::Vector(values)) => Ok(values),
         _ => Err(ModelError::MissingTensor { name: name.to_owned(), architecture }),

@@ -160,8 +160,10 @@ mod tests {
 
     #[test]
     fn linear_scaling_divides_positions() {
-        let (mut plain, mut scaled) =
-            (Rotations::new(&rope(RopeScaling::None), 100), Rotations::new(&rope(RopeScaling::Linear { factor: 4.0 }), 100));
+        let (mut plain, mut scaled) = (
+            Rotations::new(&rope(RopeScaling::None), 100),
+            Rotations::new(&rope(RopeScaling::Linear { factor: 4.0 }), 100),
+        );
         plain.prepare(5, 1);
         scaled.prepare(20, 1);
         assert_eq!(plain.of(0), scaled.of(0));
@@ -186,12 +188,8 @@ mod tests {
 
     #[test]
     fn long_factors_depend_on_the_context() {
-        let scaling = RopeScaling::Long {
-            short: vec![1.0; 4],
-            long: vec![2.0; 4],
-            original_context: 64,
-            attention_factor: 1.0,
-        };
+        let scaling =
+            RopeScaling::Long { short: vec![1.0; 4], long: vec![2.0; 4], original_context: 64, attention_factor: 1.0 };
         let short = rope(scaling.clone()).frequencies(64).0;
         let long = rope(scaling).frequencies(65).0;
         assert_eq!(short[1], long[1] * 2.0);

@@ -110,7 +110,9 @@ pub enum TokenizerError {
         reason: String,
     },
     /// A `tokenizer.json` decodes in a way that is not implemented.
-    #[error("tokenizer.json decodes with {found}, which is not supported (supported: ByteLevel, Metaspace, Replace of U+2581 with ByteFallback)")]
+    #[error(
+        "tokenizer.json decodes with {found}, which is not supported (supported: ByteLevel, Metaspace, Replace of U+2581 with ByteFallback)"
+    )]
     UnsupportedDecoder {
         /// The decoder.
         found: String,

@@ -137,10 +137,7 @@ fn a_character_without_bytes_is_one_unknown_or_an_error() {
     let tokenizer = build(&raw("llama", &tokens));
     assert_eq!(tokenizer.encode("aé", PLAIN).unwrap(), [3, 4, 0]);
     let tokenizer = build(&raw("gpt2", &[("a", 1, 0.0), ("b", 1, 0.0)]));
-    assert_eq!(
-        tokenizer.encode("abé", PLAIN),
-        Err(TokenizerError::Unencodable { character: "é".to_owned() })
-    );
+    assert_eq!(tokenizer.encode("abé", PLAIN), Err(TokenizerError::Unencodable { character: "é".to_owned() }));
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! Whole models against what `transformers` computes from the same weights, and against themselves on every kernel and
+//! number of threads. The files and their making: tests/data/models/README.md.
+
+use std::path::{Path, PathBuf};
+use sterna_core::gguf::{Event, Gguf, StreamReader};
+use sterna_core::kernels::{Executor, Rayon, Serial, available};
+use sterna_core::model::{LoadOptions, Loader, Logits, Transformer};
+
+struct Reference {
+    tokens: Vec<u32>,
+    /// `[tokens, vocabulary]`
+    logits: Vec<f32>,
+    vocabulary: usize,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models")
+}
+
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 23, "fixtures are missing: {names:?}");
+    names
+}
+
+fn bytes(name: &str) -> Vec<u8> {
+    std::fs::read(folder().join(format!("{name}.gguf"))).unwrap()
+}
+
+fn reference(name: &str) -> Reference {
+    let bytes = std::fs::read(folder().join(format!("{name}.logits"))).unwrap();
+    let words: Vec<u32> = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let (n, vocabulary) = (words[0] as usize, words[1] as usize);
+    let logits: Vec<f32> = words[2 + n..].iter().map(|&word| f32::from_bits(word)).collect();
+    assert_eq!(logits.len(), n * vocabulary);
+    Reference { tokens: words[2..2 + n].to_vec(), logits, vocabulary }
+}
+
+fn load(bytes: &[u8], kernel: &str) -> Transformer {
+    let options = LoadOptions { kernel: Some(kernel.to_owned()) };
+    Transformer::from_gguf(&Gguf::parse(bytes).unwrap(), &options, &Serial).unwrap()
+}
+
+/// The context to run a fixture with, where it matters: see the README on LongRoPE.
+fn context(name: &str) -> Option<usize> {
+    match name {
+        "phi3-long-tq2_0" => Some(512),
+        "phi3-long-i2_s" => Some(64),
+        _ => None,
+    }
+}
+
+fn best(logits: &[f32]) -> usize {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap()
+}
+
+#[test]
+fn logits_agree_with_transformers() {
+    let mut failures = Vec::new();
+    for name in names() {
+        let (bytes, reference) = (bytes(&name), reference(&name));
+        let model = load(&bytes, available()[0].name());
+        assert_eq!(model.vocabulary(), reference.vocabulary, "{name}");
+        let mut state = model.state(context(&name));
+        let logits = model.forward(&mut state, &Serial, &reference.tokens, Logits::All).unwrap();
+        assert_eq!(logits.len(), reference.logits.len(), "{name}");
+
+        let (mut dot, mut ours, mut theirs, mut error) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
+        for (&a, &b) in logits.iter().zip(&reference.logits) {
+            let (a, b) = (f64::from(a), f64::from(b));
+            dot += a * b;
+            ours += a * a;
+            theirs += b * b;
+            error += (a - b) * (a - b);
+        }
+        let cosine = dot / (ours * theirs).sqrt();
+        let relative = (error / theirs).sqrt();
+        let rows = logits.chunks(reference.vocabulary).zip(reference.logits.chunks(reference.vocabulary));
+        let same = rows.clone().filter(|(a, b)| best(a) == best(b)).count() as f64 / rows.len() as f64;
+        println!("{name:24} relative error {relative:.2e}, 1 - cosine {:.1e}, same best {same:.3}", 1.0 - cosine);
+        // Activations stay f32 where no matrix is ternary.
+        let quantized = model.tensors().iter().any(|tensor| tensor.group.is_some());
+        let close = if quantized { cosine > 0.9999 } else { relative < 1e-3 };
+        if !close || same < 0.99 {
+            failures.push(name);
+        }
+    }
+    assert!(failures.is_empty(), "too far from the reference: {failures:?}");
+}
+
+#[test]
+fn logits_are_the_same_bits_on_all_kernels_threads_and_cuts() {
+    for name in names() {
+        let (bytes, reference) = (bytes(&name), reference(&name));
+        let run = |kernel: &str, exec: &dyn Executor, piece: usize| -> Vec<u32> {
+            let model = load(&bytes, kernel);
+            let mut state = model.state(context(&name));
+            let mut all = Vec::new();
+            for tokens in reference.tokens.chunks(piece) {
+                let logits = model.forward(&mut state, exec, tokens, Logits::All).unwrap();
+                all.extend(logits.iter().map(|logit| logit.to_bits()));
+            }
+            all
+        };
+        let expected = run("scalar", &Serial, usize::MAX);
+        for kernel in available() {
+            for (threads, piece) in [(1, usize::MAX), (2, usize::MAX), (7, usize::MAX), (2, 1), (7, 5)] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let got = pool.install(|| run(kernel.name(), &Rayon, piece));
+                assert!(got == expected, "{name}: {} with {threads} threads, {piece} tokens a call", kernel.name());
+            }
+        }
+    }
+    println!("kernels exercised: {}", available().iter().map(|kernel| kernel.name()).collect::<Vec<_>>().join(", "));
+}
+
+#[test]
+fn a_stream_of_chunks_loads_the_same_model() {
+    let name = "llama-tq2_0";
+    let (bytes, reference) = (bytes(name), reference(name));
+    let mut reader = StreamReader::new(Some(bytes.len() as u64));
+    let mut loader = None;
+    for mut chunk in bytes.chunks(1000) {
+        while let Some(event) = reader.read(&mut chunk).unwrap() {
+            take(&mut loader, event);
+        }
+    }
+    while let Some(event) = reader.finish().unwrap() {
+        take(&mut loader, event);
+    }
+    let streamed = loader.unwrap().finish().unwrap();
+    let mapped = load(&bytes, available()[0].name());
+    let logits = |model: &Transformer| {
+        model.forward(&mut model.state(None), &Serial, &reference.tokens, Logits::Last).unwrap().to_vec()
+    };
+    assert_eq!(logits(&streamed), logits(&mapped));
+}
+
+fn take(loader: &mut Option<Loader>, event: Event<'_>) {
+    match event {
+        Event::Header(header) => *loader = Some(Loader::new(header, &LoadOptions::default()).unwrap()),
+        Event::Tensor { info, bytes, .. } => loader.as_mut().unwrap().tensor(info, bytes, &Serial).unwrap(),
+    }
+}
+
+#[test]
+fn a_rewound_conversation_continues_as_if_it_had_never_gone_on() {
+    let name = "qwen3-yarn-q2_0-g128";
+    let (bytes, reference) = (bytes(name), reference(name));
+    let model = load(&bytes, available()[0].name());
+    let mut state = model.state(None);
+    let straight = model.forward(&mut state, &Serial, &reference.tokens[..9], Logits::Last).unwrap().to_vec();
+    let mut state = model.state(None);
+    model.forward(&mut state, &Serial, &reference.tokens[..8], Logits::None).unwrap();
+    model.forward(&mut state, &Serial, &reference.tokens[3..20], Logits::None).unwrap();
+    state.truncate(8);
+    let again = model.forward(&mut state, &Serial, &reference.tokens[8..9], Logits::Last).unwrap();
+    assert_eq!(again, straight);
+}
