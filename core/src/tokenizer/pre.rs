@@ -87,15 +87,37 @@ static TABLE: &[Row] = &[
     DEFAULT,
     Row {
         names: &[
-            "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "a.x-4.0", "mellum",
-            "modern-bert", "exaone4", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "exaone4",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
         ],
         cuts: &[GPT2],
         ..PLAIN
     },
     Row {
         names: &[
-            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ],
         cuts: &[LLAMA3],
         ignore_merges: true,
@@ -105,7 +127,15 @@ static TABLE: &[Row] = &[
     Row { names: &["glm4", "glm5"], cuts: &[LLAMA3], ignore_merges: true, ..PLAIN },
     Row {
         names: &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
         ],
         cuts: &[QWEN2],
         ..PLAIN
@@ -121,11 +151,7 @@ static TABLE: &[Row] = &[
         )],
         ..PLAIN
     },
-    Row {
-        names: &["falcon"],
-        cuts: &[(r"[\p{P}\$\+<=>\^~\|`]+", Tail::Keep), GPT2, THREE_DIGITS],
-        ..PLAIN
-    },
+    Row { names: &["falcon"], cuts: &[(r"[\p{P}\$\+<=>\^~\|`]+", Tail::Keep), GPT2, THREE_DIGITS], ..PLAIN },
     Row {
         names: &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
         cuts: &[DIGIT, GPT2],
@@ -222,9 +248,10 @@ impl PreTokenizer {
     }
 
     pub fn compile(self) -> Result<Splitter, TokenizerError> {
-        let stages = self.0.cuts.iter().map(|&(pattern, tail)| {
-            Ok(Stage { regex: Regex::new(pattern).map_err(TokenizerError::library)?, tail })
-        });
+        let stages =
+            self.0.cuts.iter().map(|&(pattern, tail)| {
+                Ok(Stage { regex: Regex::new(pattern).map_err(TokenizerError::library)?, tail })
+            });
         Ok(Splitter { stages: stages.collect::<Result<_, _>>()? })
     }
 }
@@ -245,11 +272,7 @@ impl Splitter {
         Self::cut(&self.stages, text, word)
     }
 
-    fn cut<'t, E>(
-        stages: &[Stage],
-        text: &'t str,
-        word: &mut impl FnMut(&'t str) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn cut<'t, E>(stages: &[Stage], text: &'t str, word: &mut impl FnMut(&'t str) -> Result<(), E>) -> Result<(), E> {
         let Some((stage, rest)) = stages.split_first() else {
             return if text.is_empty() { Ok(()) } else { word(text) };
         };

@@ -137,10 +137,7 @@ fn a_character_without_bytes_is_one_unknown_or_an_error() {
     let tokenizer = build(&raw("llama", &tokens));
     assert_eq!(tokenizer.encode("aé", PLAIN).unwrap(), [3, 4, 0]);
     let tokenizer = build(&raw("gpt2", &[("a", 1, 0.0), ("b", 1, 0.0)]));
-    assert_eq!(
-        tokenizer.encode("abé", PLAIN),
-        Err(TokenizerError::Unencodable { character: "é".to_owned() })
-    );
+    assert_eq!(tokenizer.encode("abé", PLAIN), Err(TokenizerError::Unencodable { character: "é".to_owned() }));
 }
 
 #[test]
@@ -433,7 +430,7 @@ fn json(decoder: &str, vocab: &str, merges: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-const BYTE_LEVEL: &str = r#"{"type": "ByteLevel"}"#;
+const BYTE_LEVEL: &str = r#"{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true}"#;
 const AB: &str = r#"{"a": 0, "b": 1, "ab": 2}"#;
 
 #[test]
@@ -452,9 +449,9 @@ fn json_encodes_whole_texts_and_knows_special_tokens() {
 fn json_decoders() {
     let spaced = r#"{"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
         {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}"#;
-    let vocab = r#"{"a": 0, "▁a": 1, "<0xC3>": 2, "<0xA9>": 4}"#;
+    let vocab = r#"{"a": 0, "▁a": 1, "<0xC3>": 2, "<0xA9>": 3}"#;
     let tokenizer = Tokenizer::from_json(&json(spaced, vocab, "[]")).unwrap();
-    assert_eq!(tokenizer.decode(&[1, 1, 2, 4, 0], true), "a aéa");
+    assert_eq!(tokenizer.decode(&[1, 1, 2, 3, 0], true), "a aéa");
     let metaspace = r#"{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": false}"#;
     let tokenizer = Tokenizer::from_json(&json(metaspace, vocab, "[]")).unwrap();
     assert_eq!(tokenizer.decode(&[1, 2], true), " a<0xC3>");
@@ -472,6 +469,9 @@ fn malformed_json() {
     assert!(matches!(of(BYTE_LEVEL, r#"{"a": -1}"#, "[]"), TokenizerError::Json { .. }));
     let far = TokenizerError::TooManyTokens { found: 4_000_000_001, limit: vocab::MAX_TOKENS };
     assert_eq!(of(BYTE_LEVEL, r#"{"a": 4000000000}"#, "[]"), far);
+    // The crate numbers the added token after the three others.
+    let same = TokenizerError::DuplicateId { id: 3, texts: ["<|end|>".to_owned(), "ab".to_owned()] };
+    assert_eq!(of(BYTE_LEVEL, r#"{"a": 0, "b": 1, "ab": 3}"#, "[]"), same);
     // Joined, these are longer than any token: the crate's builder would index past its buffer.
     for merges in [r#"["ab ab"]"#, r#"[["ab", "ab"]]"#] {
         assert!(matches!(of(BYTE_LEVEL, AB, merges), TokenizerError::MergeOfUnknownToken { index: 0, .. }));
