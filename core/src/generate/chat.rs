@@ -197,8 +197,8 @@ impl ChatTemplate {
     /// # Errors
     ///
     /// [`TemplateError`]: the template refuses the messages, fails, or hits a limit (10 million steps, 200 nested
-    /// calls, 64 MiB of text). Values inside a template are not limited in size: one that doubles a string in a loop
-    /// can still ask for all memory.
+    /// calls, 64 MiB of text). The engine limits no value inside a template: one that doubles a string, or puts a
+    /// list in a list, in a loop of thousands can still exhaust memory or stack, which ends the process.
     pub fn render(
         &self,
         messages: &[Message],
