@@ -90,8 +90,7 @@ impl Json {
 
     /// The first id before and the last after a text, when the post-processor adds any.
     fn frame(&self) -> Result<(Option<u32>, Option<u32>), TokenizerError> {
-        let encode =
-            |add| Ok::<_, TokenizerError>(self.special.encode_fast("a", add).map_err(TokenizerError::library)?);
+        let encode = |add| self.special.encode_fast("a", add).map_err(TokenizerError::library);
         let (bare, framed) = (encode(false)?, encode(true)?);
         let (bare, framed) = (bare.get_ids(), framed.get_ids());
         if bare.is_empty() || framed.len() == bare.len() {

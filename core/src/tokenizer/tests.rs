@@ -480,3 +480,48 @@ fn malformed_json() {
         assert!(matches!(of(BYTE_LEVEL, AB, merges), TokenizerError::MalformedMerge { index: 0, .. }), "{merges}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
+
+    /// Any metadata gives a tokenizer or an error, and a tokenizer takes any text and any ids.
+    #[test]
+    fn nothing_panics(
+        tokens in proptest::collection::vec("(<0x[0-9A-G]{2}>|[ab▁Ġ ]{0,3}|</s>|<\\|end\\|>)", 0..12),
+        types in proptest::option::of(proptest::collection::vec(-1i32..8, 0..12)),
+        scores in proptest::option::of(proptest::collection::vec(proptest::num::f32::ANY, 0..12)),
+        merges in proptest::option::of(proptest::collection::vec("[ab▁Ġ]{0,2} ?[abĠ ]{0,2}", 0..4)),
+        model in "(gpt2|llama)",
+        pre in proptest::option::of("(gpt-2|llama-bpe|default|what)"),
+        ids in proptest::collection::vec(proptest::option::of(0u64..14), 6),
+        flags in proptest::collection::vec(proptest::option::of(proptest::bool::ANY), 4),
+        text in "([ab▁Ġ é🙂\n]|</s>|<\\|end\\|>){0,12}",
+        decoded in proptest::collection::vec(0u32..14, 0..12),
+    ) {
+        // Half of the time the arrays fit, so that more than the length checks are reached.
+        let fit = text.len() % 2 == 0;
+        let types = types.map(|mut t: Vec<i32>| { if fit { t.resize(tokens.len(), 1) }; t });
+        let scores = scores.map(|mut s: Vec<f32>| { if fit { s.resize(tokens.len(), 0.0) }; s });
+        let mut unique = std::collections::HashSet::new();
+        let tokens: Vec<String> = tokens.into_iter().filter(|t: &String| !fit || unique.insert(t.clone())).collect();
+        let raw = Raw {
+            model: model.into(),
+            pre: pre.map(Cow::from),
+            tokens: tokens.clone().into(),
+            types: types.map(|mut t| { if fit { t.truncate(tokens.len()) }; t.into() }),
+            scores: scores.map(|mut s| { if fit { s.truncate(tokens.len()) }; s.into() }),
+            merges: merges.map(Cow::from),
+            bos: ids[0], eos: ids[1], eot: ids[2], eom: ids[3], unk: ids[4], pad: ids[5],
+            add_bos: flags[0], add_eos: flags[1], add_space_prefix: flags[2], remove_extra_whitespaces: flags[3],
+            ..Raw::default()
+        };
+        if let Ok(tokenizer) = Tokenizer::from_raw(&raw) {
+            for options in [PLAIN, PARSE, FRAMED] {
+                if let Ok(ids) = tokenizer.encode(&text, options) {
+                    proptest::prop_assert!(ids.iter().all(|&id| tokenizer.text(id).is_some()));
+                }
+            }
+            proptest::prop_assert_eq!(streamed(&tokenizer, &decoded), tokenizer.decode(&decoded, false));
+        }
+    }
+}
