@@ -3,7 +3,7 @@
 //! Scores are dot products in sixteen lanes folded as everywhere; the weighted sum of values runs over positions in ascending
 //! order, unnormalized, and is multiplied with the reciprocal of the sum of exponentials at the end.
 
-use super::elementwise::{LANES, fold, softmax_unnormalized};
+use super::elementwise::{LANES, softmax_unnormalized};
 use super::isa::Isa;
 
 /// What one head of one token attends to.
@@ -52,9 +52,7 @@ pub(super) unsafe fn attend<I: Isa>(a: &Attention<'_>, scores: &mut [f32], out: 
             for c in (0..dim).step_by(LANES) {
                 acc = I::add(acc, I::mul(I::load_f32(a.query.as_ptr().add(c)), I::load_f16(key.add(c))));
             }
-            let mut lanes = [0.0; LANES];
-            I::store_f32(lanes.as_mut_ptr(), acc);
-            *score = fold(lanes) * a.scale;
+            *score = I::fold(acc) * a.scale;
         }
     }
     let inverse = 1.0 / softmax_unnormalized(scores);

@@ -8,15 +8,18 @@ use half::f16;
 /// Partial sums of every float reduction.
 pub(crate) const LANES: usize = 16;
 
-/// Folds sixteen partial sums into one.
+/// Folds sixteen partial sums into one: j with j + 8, then + 4, + 2, + 1.
 #[inline(always)]
-pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
-    for width in [8, 4, 2, 1] {
-        for j in 0..width {
-            lanes[j] += lanes[j + width];
-        }
+pub(crate) fn fold(lanes: [f32; LANES]) -> f32 {
+    let mut eight = [0.0; 8];
+    for j in 0..8 {
+        eight[j] = lanes[j] + lanes[j + 8];
     }
-    lanes[0]
+    let mut four = [0.0; 4];
+    for j in 0..4 {
+        four[j] = eight[j] + eight[j + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// Sum of `f` over the elements, in sixteen lanes.

@@ -1,5 +1,7 @@
 //! What an instruction set must offer; the algorithms in `tile`, `rows` and `attention` are written once on top of it.
 
+use super::elementwise::{LANES, fold};
+
 /// Sixteen 32-bit lanes of an instruction set, in however many registers that takes.
 ///
 /// Lanes are rows of a tile in ternary products, and the sixteen partial sums of a float reduction. Every operation is exact
@@ -55,4 +57,12 @@ pub(super) trait Isa {
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     /// Product, lane by lane; never fused with an addition.
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// The sum of the lanes: j with j + 8, then + 4, + 2, + 1, as [`super::elementwise::fold`].
+    #[inline(always)]
+    unsafe fn fold(value: Self::F) -> f32 {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: `lanes` holds sixteen; the rest is the caller's.
+        unsafe { Self::store_f32(lanes.as_mut_ptr(), value) };
+        fold(lanes)
+    }
 }

@@ -3,7 +3,7 @@
 //! Every row is a dot product in sixteen lanes: lane j sums the products of columns j, j + 16, ... in that order, each rounded
 //! (no fused multiply-add); then the lanes are folded, j with j + 8, + 4, + 2, + 1. Columns beyond the last count as 0 * 0.
 
-use super::elementwise::{LANES, fold};
+use super::elementwise::LANES;
 use super::isa::Isa;
 use super::output::Output;
 use crate::formats::{self, Format};
@@ -183,11 +183,7 @@ unsafe fn accumulate<I: Isa, const T: usize>(
 #[inline(always)]
 unsafe fn finish<I: Isa, const T: usize>(acc: [I::F; T], t: usize, row: usize, out: &Output<'_>) {
     for (i, acc) in acc.into_iter().enumerate() {
-        let mut lanes = [0.0; LANES];
-        // SAFETY: `lanes` holds 16; the caller owns the row.
-        unsafe {
-            I::store_f32(lanes.as_mut_ptr(), acc);
-            out.write(t + i, row, &[fold(lanes)]);
-        }
+        // SAFETY: the caller owns the row.
+        unsafe { out.write(t + i, row, &[I::fold(acc)]) };
     }
 }
