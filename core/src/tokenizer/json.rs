@@ -27,13 +27,19 @@ pub(super) struct Parsed {
     /// What the post-processor puts before and after a text.
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    pub unk: Option<u32>,
 }
 
 impl Json {
     pub fn parse(bytes: &[u8]) -> Result<Parsed, TokenizerError> {
         let error = |reason: &dyn std::fmt::Display| TokenizerError::Json { reason: reason.to_string() };
-        let value: Value = serde_json::from_slice(bytes).map_err(|e| error(&e))?;
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|e| error(&e))?;
         check_merges(&value)?;
+        // Dropped merges are for training; a text has one encoding here.
+        if let Some(dropout) = value.pointer_mut("/model/dropout") {
+            dropout.take();
+        }
+        let unk = value["model"]["unk_token"].as_str().map(str::to_owned);
         let Decoding { spelling, byte_fallback, space_prefix } = Decoding::of(&value["decoder"])?;
         let mut special: tokenizers::Tokenizer = serde_json::from_value(value).map_err(|e| error(&e))?;
         // Both would change the ids of a long or a short text.
@@ -66,8 +72,9 @@ impl Json {
             }
         }
         let json = Json { special, plain: OnceLock::new() };
-        let (bos, eos) = json.frame()?;
-        Ok(Parsed { json, texts, kinds, spelling, space_prefix, bos, eos })
+        let (bos, eos) = json.frame();
+        let unk = unk.and_then(|text| json.id(&text));
+        Ok(Parsed { json, texts, kinds, spelling, space_prefix, bos, eos, unk })
     }
 
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
@@ -89,16 +96,15 @@ impl Json {
     }
 
     /// The first id before and the last after a text, when the post-processor adds any.
-    fn frame(&self) -> Result<(Option<u32>, Option<u32>), TokenizerError> {
-        let encode = |add| self.special.encode_fast("a", add).map_err(TokenizerError::library);
-        let (bare, framed) = (encode(false)?, encode(true)?);
-        let (bare, framed) = (bare.get_ids(), framed.get_ids());
+    fn frame(&self) -> (Option<u32>, Option<u32>) {
+        let encode = |add| self.special.encode_fast("a", add).map(|encoding| encoding.get_ids().to_vec());
+        // A vocabulary that cannot encode the letter tells nothing this way.
+        let (Ok(bare), Ok(framed)) = (encode(false), encode(true)) else { return (None, None) };
         if bare.is_empty() || framed.len() == bare.len() {
-            return Ok((None, None));
+            return (None, None);
         }
-        let Some(at) = framed.windows(bare.len()).position(|window| window == bare) else { return Ok((None, None)) };
-        let after = &framed[at + bare.len()..];
-        Ok((framed[..at].first().copied(), after.last().copied()))
+        let Some(at) = framed.windows(bare.len()).position(|window| window == bare) else { return (None, None) };
+        (framed[..at].first().copied(), framed[at + bare.len()..].last().copied())
     }
 }
 

@@ -68,7 +68,7 @@ impl Tokenizer {
     /// [`TokenizerError::Json`] when it does not parse, variants about merges and ids when it contradicts itself, and
     /// [`TokenizerError::UnsupportedDecoder`].
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        let Parsed { json, texts, mut kinds, spelling, space_prefix, bos, eos } = Json::parse(bytes)?;
+        let Parsed { json, texts, mut kinds, spelling, space_prefix, bos, eos, unk } = Json::parse(bytes)?;
         let usual = ["</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>"];
         let eos = eos.or_else(|| usual.iter().find_map(|text| json.id(text)));
         let end_of_generation = vocab::end_of_generation(&texts, &mut kinds, &[eos]);
@@ -79,7 +79,7 @@ impl Tokenizer {
             pre: None,
             bos,
             eos,
-            unk: None,
+            unk,
             pad: None,
             end_of_generation,
             add_bos: bos.is_some(),
