@@ -3,7 +3,7 @@
 
 use super::output::Output;
 use super::parallel::{chunks_mut, split};
-use super::{Executor, Kernel};
+use super::{Executor, Kernel, Serial};
 use crate::ternary::{BlockMatrix, Matrix, QuantizedRows, TILE_ROWS, TernaryMatrix, token_blocks};
 
 /// The chosen kernel and the host's threads: what it takes to compute.
@@ -117,6 +117,11 @@ impl Compute<'_> {
         let (tasks, rows) = split(m.rows(), self.tasks(m.rows() * m.cols() * out.tokens()), TILE_ROWS);
         // SAFETY: each task has rows of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.block_matrix(m, x, rows(i), &out) });
+    }
+
+    /// The host's threads, if `multiplications` are worth spreading.
+    pub(crate) fn exec_for(&self, multiplications: usize) -> &dyn Executor {
+        if multiplications < SMALL { &Serial } else { self.exec }
     }
 
     /// How many tasks a product of `weights` multiplications is worth.
