@@ -7,7 +7,7 @@
 //! on those before it; `tokenizer` stands beside them.
 
 pub mod error;
-pub mod gguf;
 pub mod formats;
+pub mod gguf;
 
 pub use error::{Error, Result};
