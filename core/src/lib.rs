@@ -8,6 +8,14 @@
 
 pub mod error;
 pub mod formats;
+pub mod generate;
 pub mod gguf;
+pub mod kernels;
+pub mod model;
+pub mod ops;
+pub mod ternary;
+#[cfg(feature = "tokenizer")]
+pub mod tokenizer;
 
 pub use error::{Error, Result};
+pub use generate::{Model, Sampling, Session, SessionOptions};

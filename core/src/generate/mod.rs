@@ -1,0 +1,126 @@
+//! Text in, text out: a loaded [`Model`], conversations with it ([`Session`]), sampling.
+//!
+//! Not here: files, terminals, servers; those are hosts.
+
+#[cfg(feature = "chat")]
+pub mod chat;
+mod sampling;
+mod session;
+#[cfg(feature = "tokenizer")]
+mod text;
+
+use crate::error::Error;
+use crate::gguf::{Gguf, Metadata};
+use crate::kernels::{Executor, Serial};
+use crate::model::{LoadOptions, Loader, ModelError, Transformer};
+#[cfg(feature = "tokenizer")]
+use crate::tokenizer::Tokenizer;
+use std::sync::Arc;
+
+pub use sampling::{Sampler, Sampling};
+pub use session::{Finish, GenerateOptions, Session, SessionOptions, Tokens};
+#[cfg(feature = "tokenizer")]
+pub use text::Generation;
+
+/// Why generation stopped with an error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// The model computed NaN.
+    #[error("the model's score of token {id} is not a number: its weights overflow; download or convert the file again")]
+    NotANumber {
+        /// The first such token.
+        id: u32,
+    },
+    /// No token can be chosen.
+    #[error("the model gives no token any probability; download or convert the file again")]
+    NoTokens,
+    /// Nothing was fed yet.
+    #[error("there is nothing to continue: the prompt has no tokens and the model has no token that begins a text; give a prompt")]
+    EmptyPrompt,
+    /// The file has no vocabulary.
+    #[error("the file has no tokenizer (tokenizer.ggml.model), so the model speaks token ids only; convert it together with its tokenizer")]
+    NoTokenizer,
+}
+
+/// A model that is loaded: its decoder, and what the file says of text. Cheap to clone; parts are shared.
+#[derive(Clone, Debug)]
+pub struct Model {
+    transformer: Arc<Transformer>,
+    metadata: Arc<Metadata>,
+    #[cfg(feature = "tokenizer")]
+    tokenizer: Option<Arc<Tokenizer>>,
+}
+
+impl Model {
+    /// Loads a whole GGUF that is in memory, on the caller's thread.
+    ///
+    /// # Errors
+    /// If the file is damaged, or something in it is not supported.
+    pub fn from_gguf(bytes: &[u8]) -> Result<Self, Error> {
+        let file = Gguf::parse(bytes)?;
+        Self::from_file(&file, &LoadOptions::default(), &Serial)
+    }
+
+    /// Loads a parsed file.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf).
+    pub fn from_file(file: &Gguf<'_>, options: &LoadOptions, exec: &dyn Executor) -> Result<Self, Error> {
+        let mut loader = Loader::new(file.header(), options)?;
+        for info in &file.header().tensors {
+            loader.tensor(info, file.data(info), exec)?;
+        }
+        Self::new(loader, file.header().metadata.clone())
+    }
+
+    /// Puts a model together from a loader that was given all tensors.
+    ///
+    /// # Errors
+    /// If tensors are missing or the vocabulary is damaged.
+    pub fn new(loader: Loader, metadata: Metadata) -> Result<Self, Error> {
+        #[cfg(feature = "tokenizer")]
+        let tokenizer = match metadata.contains("tokenizer.ggml.model") {
+            true => Some(Arc::new(Tokenizer::from_metadata(&metadata)?)),
+            false => None,
+        };
+        Ok(Self {
+            transformer: Arc::new(loader.finish()?),
+            metadata: Arc::new(metadata),
+            #[cfg(feature = "tokenizer")]
+            tokenizer,
+        })
+    }
+
+    /// The decoder.
+    pub fn transformer(&self) -> &Arc<Transformer> {
+        &self.transformer
+    }
+
+    /// The file's metadata.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The file's tokenizer.
+    ///
+    /// # Errors
+    /// If the file has none.
+    #[cfg(feature = "tokenizer")]
+    pub fn tokenizer(&self) -> Result<&Tokenizer, GenerateError> {
+        self.tokenizer.as_deref().ok_or(GenerateError::NoTokenizer)
+    }
+
+    /// Starts a conversation.
+    pub fn session(&self, options: SessionOptions) -> Session {
+        Session::new(self.clone(), options)
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {
+        let vocabulary = self.transformer.vocabulary();
+        match tokens.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(&id) => Err(ModelError::TokenOutside { id, vocabulary }),
+            None => Ok(()),
+        }
+    }
+}

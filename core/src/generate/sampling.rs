@@ -1,0 +1,201 @@
+//! From logits to a token: penalties, cuts, temperature, a seeded draw.
+//!
+//! Steps run in the order of llama.cpp's default chain: repeat penalty, top-k, top-p, min-p, temperature. All arithmetic is in
+//! a fixed order with the crate's own exponential, so a seed draws the same tokens on every machine.
+
+use super::GenerateError;
+use crate::kernels::exp;
+
+/// How the next token is chosen. The defaults are llama.cpp's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 or less takes the most likely token always.
+    pub temperature: f32,
+    /// Keeps only the so many most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the most likely tokens whose probabilities together reach this share; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps tokens at least this share as likely as the most likely one; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens among the last `repeat_last_n`; 1 changes nothing.
+    pub repeat_penalty: f32,
+    /// Tokens that the penalty looks back on.
+    pub repeat_last_n: usize,
+    /// Where the random numbers begin.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last_n: 64, seed: 0 }
+    }
+}
+
+impl Sampling {
+    /// Always the most likely token.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+}
+
+/// Draws tokens; remembers where its random numbers are.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    state: u64,
+    candidates: Vec<(f32, u32)>,
+}
+
+impl Sampler {
+    /// Begins at the seed.
+    pub fn new(sampling: Sampling) -> Self {
+        Self { state: sampling.seed, sampling, candidates: Vec::new() }
+    }
+
+    /// Chooses from `logits`, `[vocabulary]`; `past` are the tokens so far.
+    ///
+    /// # Errors
+    /// If a logit is NaN or all are minus infinity: the model's weights or its file are broken.
+    pub fn sample(&mut self, logits: &[f32], past: &[u32]) -> Result<u32, GenerateError> {
+        if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
+            return Err(GenerateError::NotANumber { id: id as u32 });
+        }
+        let s = &self.sampling;
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| (logit, id)));
+        if s.repeat_penalty != 1.0 {
+            let mut recent = past[past.len().saturating_sub(s.repeat_last_n)..].to_vec();
+            recent.sort_unstable();
+            recent.dedup();
+            for id in recent {
+                if let Some((logit, _)) = candidates.get_mut(id as usize) {
+                    *logit = if *logit > 0.0 { *logit / s.repeat_penalty } else { *logit * s.repeat_penalty };
+                }
+            }
+        }
+        // Most likely first; equals by id, so that the order is one.
+        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let Some(&best) = candidates.iter().min_by(|a, b| order(a, b)) else {
+            return Err(GenerateError::NoTokens);
+        };
+        if best.0 == f32::NEG_INFINITY {
+            return Err(GenerateError::NoTokens);
+        }
+        if s.temperature <= 0.0 || best.0 == f32::INFINITY {
+            return Ok(best.1);
+        }
+        if s.top_k > 0 && s.top_k < candidates.len() {
+            candidates.select_nth_unstable_by(s.top_k - 1, order);
+            candidates.truncate(s.top_k);
+        }
+        candidates.sort_unstable_by(order);
+        if s.top_p < 1.0 {
+            let total: f32 = candidates.iter().map(|c| exp(c.0 - best.0)).sum();
+            let mut reached = 0.0;
+            let cut = candidates.iter().position(|c| {
+                reached += exp(c.0 - best.0);
+                reached >= s.top_p * total
+            });
+            candidates.truncate(cut.map_or(candidates.len(), |last| last + 1));
+        }
+        if s.min_p > 0.0 {
+            let cut = candidates.partition_point(|c| exp(c.0 - best.0) >= s.min_p);
+            candidates.truncate(cut.max(1));
+        }
+        let weight = |c: &(f32, u32)| exp((c.0 - best.0) / s.temperature);
+        let total: f32 = candidates.iter().map(weight).sum();
+        let mut left = unit(&mut self.state) * total;
+        for c in candidates.iter() {
+            left -= weight(c);
+            if left < 0.0 {
+                return Ok(c.1);
+            }
+        }
+        // Rounding may leave a crumb: the least likely candidate takes it.
+        candidates.last().map(|c| c.1).ok_or(GenerateError::NoTokens)
+    }
+}
+
+/// A number in [0, 1) with 24 bits, by SplitMix64 (Steele, Lea and Flood, 2014).
+fn unit(state: &mut u64) -> f32 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 40) as f32 / 16_777_216.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neutral() -> Sampling {
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, repeat_last_n: 64, seed: 7 }
+    }
+
+    fn shares(sampling: Sampling, logits: &[f32], past: &[u32]) -> Vec<f64> {
+        let mut sampler = Sampler::new(sampling);
+        let mut counts = vec![0.0; logits.len()];
+        for _ in 0..20_000 {
+            counts[sampler.sample(logits, past).unwrap() as usize] += 1.0 / 20_000.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [1.0, 0.0, -1.0, 2.0];
+        let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        for (share, logit) in shares(neutral(), &logits, &[]).iter().zip(logits) {
+            assert!((share - f64::from(logit).exp() / total).abs() < 0.015);
+        }
+    }
+
+    #[test]
+    fn temperature_sharpens() {
+        let cold = shares(Sampling { temperature: 0.25, ..neutral() }, &[1.0, 0.0], &[]);
+        assert!((cold[0] - 1.0 / (1.0 + (-4.0f64).exp())).abs() < 0.01);
+    }
+
+    #[test]
+    fn cuts_leave_what_they_promise() {
+        let logits = [3.0, 2.0, 1.0, 0.0, -1.0];
+        let kept = |s: Sampling| shares(s, &logits, &[]).iter().filter(|&&p| p > 0.0).count();
+        assert_eq!(kept(Sampling { top_k: 2, ..neutral() }), 2);
+        // Probabilities are 0.636, 0.234, 0.086, ...
+        assert_eq!(kept(Sampling { top_p: 0.63, ..neutral() }), 1);
+        assert_eq!(kept(Sampling { top_p: 0.65, ..neutral() }), 2);
+        // e^-1 = 0.368, e^-2 = 0.135
+        assert_eq!(kept(Sampling { min_p: 0.2, ..neutral() }), 2);
+        assert_eq!(kept(Sampling { min_p: 0.2, top_p: 0.9999, ..neutral() }), 2);
+        assert_eq!(kept(neutral()), 5);
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals_and_penalties_count_once() {
+        let mut sampler = Sampler::new(Sampling::greedy());
+        assert_eq!(sampler.sample(&[0.0, 5.0, 5.0], &[]).unwrap(), 1);
+        let mut sampler = Sampler::new(Sampling { repeat_penalty: 2.0, ..Sampling::greedy() });
+        assert_eq!(sampler.sample(&[3.0, 5.0, 2.4], &[1, 1, 1]).unwrap(), 0);
+        assert_eq!(sampler.sample(&[-3.0, -5.0, -2.0], &[2]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_seed_repeats_itself() {
+        let logits: Vec<f32> = (0..100).map(|i| (i as f32 * 0.7).sin()).collect();
+        let draw = |seed| {
+            let mut sampler = Sampler::new(Sampling { seed, ..Sampling::default() });
+            (0..50).map(|_| sampler.sample(&logits, &[]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn broken_logits_are_an_error() {
+        let mut sampler = Sampler::new(Sampling::default());
+        assert!(matches!(sampler.sample(&[0.0, f32::NAN], &[]), Err(GenerateError::NotANumber { id: 1 })));
+        assert!(matches!(sampler.sample(&[f32::NEG_INFINITY; 3], &[]), Err(GenerateError::NoTokens)));
+        assert!(matches!(sampler.sample(&[], &[]), Err(GenerateError::NoTokens)));
+    }
+}

@@ -1,0 +1,122 @@
+//! Text on top of a session's tokens: prompts are encoded, replies come out as complete characters.
+
+use super::{Finish, GenerateError, GenerateOptions, Sampling, Session, Tokens};
+use crate::error::Error;
+use crate::tokenizer::{EncodeOptions, StreamDecoder};
+
+impl Session {
+    /// Feeds `prompt` and generates what follows, piece by piece, until the model ends or the context is full.
+    ///
+    /// At the beginning of a session the tokens that begin a text are put before the prompt, where the model has such.
+    ///
+    /// # Errors
+    /// If the file has no tokenizer, or the prompt does not fit.
+    pub fn generate(&mut self, prompt: &str, sampling: &Sampling) -> Result<Generation<'_>, Error> {
+        self.feed_text(prompt, false)?;
+        Ok(self.reply(sampling, &GenerateOptions::default())?)
+    }
+
+    /// Encodes `text` and feeds it. With `parse_special`, the names of special tokens in it are those tokens, as in a
+    /// rendered chat template.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn feed_text(&mut self, text: &str, parse_special: bool) -> Result<(), Error> {
+        let tokens = self.encode(text, parse_special)?;
+        self.feed(&tokens)?;
+        Ok(())
+    }
+
+    /// The tokens that [`feed_text`](Self::feed_text) would feed.
+    ///
+    /// # Errors
+    /// If the file has no tokenizer.
+    pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, Error> {
+        let tokenizer = self.model().tokenizer()?;
+        let add_special = self.tokens().is_empty();
+        let mut tokens = tokenizer.encode(text, EncodeOptions { add_special, parse_special })?;
+        if tokens.is_empty() && add_special {
+            // A text must begin somehow.
+            tokens.extend(tokenizer.bos().or(tokenizer.eos()));
+        }
+        Ok(tokens)
+    }
+
+    /// Generates what follows the tokens fed so far.
+    ///
+    /// # Errors
+    /// If the file has no tokenizer.
+    pub fn reply(&mut self, sampling: &Sampling, options: &GenerateOptions) -> Result<Generation<'_>, GenerateError> {
+        let decoder = self.model().tokenizer()?.stream().after(self.tokens());
+        let stop = options.stop.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        let tokens = self.draw_all(sampling, options);
+        Ok(Generation { tokens, decoder, stop, held: String::new(), drawn: 0, ended: false })
+    }
+}
+
+/// A reply as it is written: pieces of text, each whole characters.
+#[derive(Debug)]
+pub struct Generation<'s> {
+    tokens: Tokens<'s>,
+    decoder: StreamDecoder,
+    stop: Vec<String>,
+    /// Text that may be the beginning of a stop text.
+    held: String,
+    drawn: usize,
+    ended: bool,
+}
+
+impl Generation<'_> {
+    /// Why it ended, once it has.
+    pub fn finish(&self) -> Option<Finish> {
+        self.tokens.finish()
+    }
+
+    /// Tokens drawn so far.
+    pub fn tokens(&self) -> usize {
+        self.drawn
+    }
+
+    /// The text that can be given out now that `piece` has come.
+    fn release(&mut self, piece: &str) -> String {
+        self.held.push_str(piece);
+        if let Some(at) = self.stop.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.held.truncate(at);
+            self.tokens.end(Finish::Stop);
+            return core::mem::take(&mut self.held);
+        }
+        // The longest end of the text that begins a stop text stays back.
+        let mut keep = 0;
+        for stop in &self.stop {
+            let longest = stop.char_indices().map(|(at, _)| at).filter(|&at| self.held.ends_with(&stop[..at])).max();
+            keep = keep.max(longest.unwrap_or(0));
+        }
+        let rest = self.held.split_off(self.held.len() - keep);
+        core::mem::replace(&mut self.held, rest)
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<String, Error>;
+
+    /// The next token's text; empty where a character is not complete yet.
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.tokens.next() {
+            Some(Ok(id)) => {
+                self.drawn += 1;
+                let piece = self.decoder.push(id);
+                Some(Ok(self.release(&piece)))
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None if self.ended => None,
+            None => {
+                self.ended = true;
+                let mut text = core::mem::take(&mut self.held);
+                if self.finish() != Some(Finish::Stop) {
+                    text.push_str(&self.decoder.finish());
+                }
+                (!text.is_empty()).then_some(Ok(text))
+            }
+        }
+    }
+}

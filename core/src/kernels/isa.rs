@@ -1,0 +1,58 @@
+//! What an instruction set must offer; the algorithms in `tile`, `rows` and `attention` are written once on top of it.
+
+/// Sixteen 32-bit lanes of an instruction set, in however many registers that takes.
+///
+/// Lanes are rows of a tile in ternary products, and the sixteen partial sums of a float reduction. Every operation is exact
+/// (integers) or a single rounding (floats), so each implementation gives the same bits.
+///
+/// # Safety
+/// All functions need the instruction set to be present; pointers must be readable or writable for the stated extent.
+pub(super) trait Isa {
+    /// 64 bytes: a block of packed codes.
+    type Bytes: Copy;
+    /// 64 bytes, each a code 0..=3: four columns of 16 rows.
+    type Codes: Copy;
+    /// Four activations, in every lane.
+    type Quad: Copy;
+    /// Sixteen i32 sums.
+    type Acc: Copy;
+    /// Sums within at most [`DOTS`](Self::DOTS) dot products, in the instruction set's own width.
+    type Part: Copy;
+    /// Sixteen f32.
+    type F: Copy;
+
+    /// Tokens that a matrix product keeps in registers (a power of two up to 16).
+    const TOKENS: usize;
+    /// Dot products between `begin` and `end` that cannot overflow `Part` (a multiple of 4).
+    const DOTS: usize;
+
+    /// Reads 64 bytes.
+    unsafe fn load(from: *const u8) -> Self::Bytes;
+    /// Bits `2*S..2*S+2` of each byte.
+    unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes;
+    /// Reads four int8.
+    unsafe fn quad(from: *const i8) -> Self::Quad;
+    /// The same sum in every lane.
+    unsafe fn splat(value: i32) -> Self::Acc;
+    /// Opens a run of dot products on top of `acc`.
+    unsafe fn begin(acc: Self::Acc) -> Self::Part;
+    /// Adds, in each lane, the products of its four codes with the four activations.
+    unsafe fn dot(part: Self::Part, codes: Self::Codes, quad: Self::Quad) -> Self::Part;
+    /// Closes a run: `acc` is the value that `begin` was given.
+    unsafe fn end(acc: Self::Acc, part: Self::Part) -> Self::Acc;
+    /// Lane by lane, rounded to nearest even.
+    unsafe fn to_f32(acc: Self::Acc) -> Self::F;
+
+    /// Reads 16 f16 and widens them.
+    unsafe fn load_f16(from: *const u16) -> Self::F;
+    /// Reads 16 f32.
+    unsafe fn load_f32(from: *const f32) -> Self::F;
+    /// Writes 16 f32.
+    unsafe fn store_f32(to: *mut f32, value: Self::F);
+    /// The same value in every lane.
+    unsafe fn splat_f32(value: f32) -> Self::F;
+    /// Sum, lane by lane.
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    /// Product, lane by lane; never fused with an addition.
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+}

@@ -1,0 +1,60 @@
+//! The KV cache: keys and values of all past tokens in f16, grown as tokens come.
+
+/// One layer's keys and values.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LayerCache {
+    /// f16 bits, `[tokens, n_head_kv, padded head_dim]`
+    pub keys: Vec<u16>,
+    /// f16 bits, laid out as the keys
+    pub values: Vec<u16>,
+}
+
+/// Keys and values of every layer.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    pub(super) layers: Vec<LayerCache>,
+    /// Elements of one token in one layer.
+    width: usize,
+    tokens: usize,
+}
+
+/// Tokens that room is made for at a time.
+const STEP: usize = 256;
+
+impl Cache {
+    /// An empty cache of `layers` layers, `width` elements a token each for keys and for values.
+    pub(super) fn new(layers: usize, width: usize) -> Self {
+        Self { layers: vec![LayerCache::default(); layers], width, tokens: 0 }
+    }
+
+    /// Tokens held.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(|layer| 2 * (layer.keys.capacity() + layer.values.capacity())).sum()
+    }
+
+    /// Makes room for `more` tokens in every layer, zeroed.
+    pub(super) fn extend(&mut self, more: usize) {
+        let len = (self.tokens + more) * self.width;
+        let capacity = (self.tokens + more).next_multiple_of(STEP) * self.width;
+        for layer in &mut self.layers {
+            for data in [&mut layer.keys, &mut layer.values] {
+                data.truncate(self.tokens * self.width);
+                if data.capacity() < len {
+                    data.reserve_exact(capacity - data.len());
+                }
+                data.resize(len, 0);
+            }
+        }
+        self.tokens += more;
+    }
+
+    /// Forgets all tokens from `tokens` on.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens = self.tokens.min(tokens);
+    }
+}

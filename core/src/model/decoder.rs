@@ -1,0 +1,399 @@
+//! The forward pass, one for all architectures.
+
+use super::cache::Cache;
+use super::config::Config;
+use super::error::ModelError;
+use super::weights::{Layer, Qkv, TensorReport, Up, Weights};
+use crate::kernels::{Attention, Compute, Executor, Kernel, LANES, chunks_mut};
+use crate::ops::{Norm, Rotations};
+use crate::ternary::{Matrix, QuantizedRows};
+
+/// A loaded decoder: shared and immutable.
+pub struct Transformer {
+    pub(super) config: Config,
+    pub(super) weights: Weights,
+    pub(super) kernel: &'static dyn Kernel,
+    pub(super) reports: Vec<TensorReport>,
+}
+
+impl core::fmt::Debug for Transformer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Transformer").field("config", &self.config).field("kernel", &self.kernel.name()).finish()
+    }
+}
+
+/// Which tokens of a batch logits are computed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: the tokens only enter the cache.
+    None,
+    /// The last token.
+    Last,
+    /// Every token.
+    All,
+}
+
+/// Tokens that go through the layers together; more gain nothing and cost memory.
+const BATCH: usize = 256;
+
+/// One conversation: its KV cache and working memory.
+pub struct State {
+    cache: Cache,
+    limit: usize,
+    rotations: Option<Rotations>,
+    scratch: Scratch,
+    logits: Vec<f32>,
+}
+
+/// Buffers of a batch, `[n, width]` each.
+#[derive(Default)]
+struct Scratch {
+    /// The residual stream.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    fused: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// q after norm and rotation, heads padded to sixteens.
+    queries: Vec<f32>,
+    /// The heads' outputs, padded likewise.
+    heads: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    hidden: Vec<f32>,
+    out: Vec<f32>,
+    quantized: QuantizedRows,
+}
+
+impl State {
+    /// Tokens in the cache.
+    pub fn tokens(&self) -> usize {
+        self.cache.tokens()
+    }
+
+    /// Tokens that fit.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes of the KV cache.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Forgets all tokens from `tokens` on.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.cache.truncate(tokens);
+    }
+}
+
+impl Transformer {
+    /// Sizes and constants.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The kernel that was chosen when the model was loaded.
+    pub fn kernel(&self) -> &'static dyn Kernel {
+        self.kernel
+    }
+
+    /// What became of each tensor.
+    pub fn tensors(&self) -> &[TensorReport] {
+        &self.reports
+    }
+
+    /// Tokens of the vocabulary: rows of the embedding.
+    pub fn vocabulary(&self) -> usize {
+        self.weights.embedding.rows()
+    }
+
+    /// Bytes of all weights in memory.
+    pub fn bytes(&self) -> usize {
+        self.reports.iter().map(|report| report.bytes).sum()
+    }
+
+    /// Bytes of weights that are read for one token: all but the embedding, unless it serves as the output too.
+    pub fn bytes_a_token(&self) -> usize {
+        let positions = self.weights.positions.as_ref().map_or(0, Matrix::bytes);
+        let embedding = if self.weights.output.is_some() { self.weights.embedding.bytes() } else { 0 };
+        self.bytes() - positions - embedding
+    }
+
+    /// Multiply-adds in matrix products for one token.
+    pub fn multiplications_a_token(&self) -> usize {
+        let of = |m: &Matrix| m.rows() * m.cols();
+        let layer = |layer: &Layer| {
+            let qkv = match &layer.qkv {
+                Qkv::Split { q, k, v } => of(&q.matrix) + of(&k.matrix) + of(&v.matrix),
+                Qkv::Fused(qkv) => of(&qkv.matrix),
+            };
+            let up = match &layer.up {
+                Up::Plain(up) | Up::FusedGate(up) => of(&up.matrix),
+                Up::Gated { gate, up } => of(&gate.matrix) + of(&up.matrix),
+            };
+            qkv + of(&layer.attention_out.matrix) + up + of(&layer.down.matrix)
+        };
+        self.weights.layers.iter().map(layer).sum::<usize>() + of(self.output())
+    }
+
+    fn output(&self) -> &Matrix {
+        self.weights.output.as_ref().map_or(&self.weights.embedding, |output| &output.matrix)
+    }
+
+    /// An empty conversation of at most `limit` tokens; `None` for what the model was made for.
+    pub fn state(&self, limit: Option<usize>) -> State {
+        let mut limit = limit.unwrap_or(self.config.n_ctx);
+        if let Some(positions) = &self.weights.positions {
+            limit = limit.min(positions.rows());
+        }
+        State {
+            cache: Cache::new(self.config.n_layer, self.config.n_head_kv * self.padded_head()),
+            limit,
+            rotations: self.config.rope.as_ref().map(|rope| Rotations::new(rope, limit)),
+            scratch: Scratch::default(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// Elements of a head as they lie in the cache: rounded up to the kernels' sixteen lanes.
+    fn padded_head(&self) -> usize {
+        self.config.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Appends `tokens` to the conversation and gives the logits asked for, `[tokens asked for, vocabulary]`.
+    ///
+    /// The result does not depend on how tokens are cut into calls, on the kernel, or on the number of threads.
+    ///
+    /// # Errors
+    /// If a token is outside the vocabulary or the context is full; nothing is appended then.
+    pub fn forward<'s>(
+        &self,
+        state: &'s mut State,
+        exec: &dyn Executor,
+        tokens: &[u32],
+        logits: Logits,
+    ) -> Result<&'s [f32], ModelError> {
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= self.vocabulary()) {
+            return Err(ModelError::TokenOutside { id, vocabulary: self.vocabulary() });
+        }
+        let used = state.tokens();
+        if tokens.len() > state.limit - used.min(state.limit) {
+            return Err(ModelError::ContextFull { limit: state.limit, used, more: tokens.len() });
+        }
+        state.logits.clear();
+        let compute = Compute { kernel: self.kernel, exec };
+        let batches = tokens.len().div_ceil(BATCH);
+        for (i, batch) in tokens.chunks(BATCH).enumerate() {
+            self.batch(&compute, state, batch);
+            let from = match logits {
+                Logits::All => 0,
+                Logits::Last if i + 1 == batches => batch.len() - 1,
+                _ => continue,
+            };
+            self.head(&compute, state, from);
+        }
+        Ok(&state.logits)
+    }
+
+    /// One batch through all layers; leaves the residual stream in `scratch.x`.
+    fn batch(&self, compute: &Compute<'_>, state: &mut State, tokens: &[u32]) {
+        let (c, n) = (&self.config, tokens.len());
+        let first = state.cache.tokens();
+        let State { cache, rotations, scratch: s, .. } = state;
+        cache.extend(n);
+        if let Some(rotations) = rotations {
+            rotations.prepare(first, n);
+        }
+        let rotations = rotations.as_ref();
+        resize(&mut s.x, n * c.n_embd);
+        compute.each_row(&mut s.x, c.n_embd, |t, x| {
+            self.weights.embedding.dequantize_row(tokens[t] as usize, x);
+            if let Some(positions) = &self.weights.positions {
+                let mut position = vec![0.0; c.n_embd];
+                positions.dequantize_row(first + t, &mut position);
+                compute.kernel.add(x, &position);
+            }
+        });
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            self.attention(compute, layer, i, cache, rotations, s, first, n);
+            self.feed_forward(compute, layer, s, n);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of State, borrowed apart")]
+    fn attention(
+        &self,
+        compute: &Compute<'_>,
+        layer: &Layer,
+        index: usize,
+        cache: &mut Cache,
+        rotations: Option<&Rotations>,
+        s: &mut Scratch,
+        first: usize,
+        n: usize,
+    ) {
+        let (c, head, padded) = (&self.config, self.config.head_dim, self.padded_head());
+        let (q_width, kv_width) = (c.q_width(), c.kv_width());
+        normalize(compute, &layer.attention_norm, &s.x, &mut s.normed);
+        resize(&mut s.q, n * q_width);
+        resize(&mut s.k, n * kv_width);
+        resize(&mut s.v, n * kv_width);
+        match &layer.qkv {
+            Qkv::Split { q, k, v } => {
+                q.apply(compute, &s.normed, false, &mut s.quantized, &mut s.q);
+                k.apply(compute, &s.normed, true, &mut s.quantized, &mut s.k);
+                v.apply(compute, &s.normed, true, &mut s.quantized, &mut s.v);
+            }
+            Qkv::Fused(qkv) => {
+                let width = q_width + 2 * kv_width;
+                resize(&mut s.fused, n * width);
+                qkv.apply(compute, &s.normed, false, &mut s.quantized, &mut s.fused);
+                for (t, row) in s.fused.chunks_exact(width).enumerate() {
+                    s.q[t * q_width..][..q_width].copy_from_slice(&row[..q_width]);
+                    s.k[t * kv_width..][..kv_width].copy_from_slice(&row[q_width..][..kv_width]);
+                    s.v[t * kv_width..][..kv_width].copy_from_slice(&row[q_width + kv_width..]);
+                }
+            }
+        }
+
+        // Heads are normalized and rotated on their way into padded queries, and into the cache.
+        let place = |t: usize, x: &[f32], norm: Option<&Norm>, out: &mut [f32]| {
+            for (x, out) in x.chunks_exact(head).zip(out.chunks_exact_mut(padded)) {
+                match norm {
+                    Some(norm) => norm.apply(compute.kernel, x, &mut out[..head]),
+                    None => out[..head].copy_from_slice(x),
+                }
+                out[head..].fill(0.0);
+                if let (Some(rope), Some(rotations)) = (&c.rope, rotations) {
+                    let (cos, sin) = rotations.of(t);
+                    compute.kernel.rotate(rope.style, &mut out[..head], cos, sin);
+                }
+            }
+        };
+        let norms = layer.head_norms.as_ref();
+        resize(&mut s.queries, n * c.n_head * padded);
+        compute.each_row(&mut s.queries, c.n_head * padded, |t, out| {
+            place(t, &s.q[t * q_width..][..q_width], norms.map(|(q, _)| q), out);
+        });
+        let cache = &mut cache.layers[index];
+        let stride = c.n_head_kv * padded;
+        chunks_mut(compute.exec, &mut cache.keys[first * stride..], stride, |t, out| {
+            let mut wide = vec![0.0; stride];
+            place(t, &s.k[t * kv_width..][..kv_width], norms.map(|(_, k)| k), &mut wide);
+            compute.kernel.to_f16(&wide, out);
+        });
+        for (v, out) in s.v.chunks_exact(kv_width).zip(cache.values[first * stride..].chunks_exact_mut(stride)) {
+            for (v, out) in v.chunks_exact(head).zip(out.chunks_exact_mut(padded)) {
+                compute.kernel.to_f16(v, &mut out[..head]);
+            }
+        }
+
+        let heads_a_kv = c.n_head / c.n_head_kv;
+        resize(&mut s.heads, n * c.n_head * padded);
+        chunks_mut(compute.exec, &mut s.heads, padded, |i, out| {
+            let (t, h) = (i / c.n_head, i % c.n_head);
+            let end = first + t + 1;
+            let start = c.window.map_or(0, |window| end.saturating_sub(window));
+            let at = start * stride + h / heads_a_kv * padded;
+            let attention = Attention {
+                query: &s.queries[i * padded..][..padded],
+                keys: &cache.keys[at..],
+                values: &cache.values[at..],
+                stride,
+                positions: end - start,
+                scale: c.attention_scale,
+            };
+            compute.kernel.attend(&attention, &mut vec![0.0; end - start], out);
+        });
+        let heads = if padded == head {
+            &s.heads
+        } else {
+            resize(&mut s.attended, n * q_width);
+            for (out, x) in s.attended.chunks_exact_mut(head).zip(s.heads.chunks_exact(padded)) {
+                out.copy_from_slice(&x[..head]);
+            }
+            &s.attended
+        };
+        let input = match &layer.attention_sub_norm {
+            Some(norm) => {
+                normalize(compute, norm, heads, &mut s.hidden);
+                &s.hidden
+            }
+            None => heads,
+        };
+        resize(&mut s.out, n * c.n_embd);
+        layer.attention_out.apply(compute, input, false, &mut s.quantized, &mut s.out);
+        compute.kernel.add(&mut s.x, &s.out);
+    }
+
+    fn feed_forward(&self, compute: &Compute<'_>, layer: &Layer, s: &mut Scratch, n: usize) {
+        let (c, width) = (&self.config, self.config.n_ff);
+        let activation = c.architecture.activation;
+        normalize(compute, &layer.ffn_norm, &s.x, &mut s.normed);
+        resize(&mut s.up, n * width);
+        match &layer.up {
+            Up::Plain(up) => {
+                up.apply(compute, &s.normed, false, &mut s.quantized, &mut s.up);
+                compute.each_row(&mut s.up, width, |_, up| compute.kernel.activate(activation, up));
+            }
+            Up::Gated { gate, up } => {
+                resize(&mut s.gate, n * width);
+                up.apply(compute, &s.normed, false, &mut s.quantized, &mut s.up);
+                gate.apply(compute, &s.normed, true, &mut s.quantized, &mut s.gate);
+                compute.each_row(&mut s.gate, width, |t, gate| {
+                    compute.kernel.activate(activation, gate);
+                    compute.kernel.multiply(gate, &s.up[t * width..][..width]);
+                });
+                core::mem::swap(&mut s.gate, &mut s.up);
+            }
+            Up::FusedGate(both) => {
+                resize(&mut s.fused, n * 2 * width);
+                both.apply(compute, &s.normed, false, &mut s.quantized, &mut s.fused);
+                compute.each_row(&mut s.up, width, |t, out| {
+                    let (gate, up) = s.fused[t * 2 * width..][..2 * width].split_at(width);
+                    out.copy_from_slice(gate);
+                    compute.kernel.activate(activation, out);
+                    compute.kernel.multiply(out, up);
+                });
+            }
+        }
+        let input = match &layer.ffn_sub_norm {
+            Some(norm) => {
+                normalize(compute, norm, &s.up, &mut s.hidden);
+                &s.hidden
+            }
+            None => &s.up,
+        };
+        resize(&mut s.out, n * c.n_embd);
+        layer.down.apply(compute, input, false, &mut s.quantized, &mut s.out);
+        compute.kernel.add(&mut s.x, &s.out);
+    }
+
+    /// Logits of the batch's tokens from `from` on, appended to `state.logits`.
+    fn head(&self, compute: &Compute<'_>, state: &mut State, from: usize) {
+        let s = &mut state.scratch;
+        let x = &s.x[from * self.config.n_embd..];
+        normalize(compute, &self.weights.output_norm, x, &mut s.normed);
+        let n = x.len() / self.config.n_embd;
+        let start = state.logits.len();
+        state.logits.resize(start + n * self.vocabulary(), 0.0);
+        let out = &mut state.logits[start..];
+        match &self.weights.output {
+            Some(output) => output.apply(compute, &s.normed, false, &mut s.quantized, out),
+            None => compute.product(&self.weights.embedding, &s.normed, &mut s.quantized, out),
+        }
+    }
+}
+
+/// Sets the length; what was there before is overwritten by the step that follows.
+fn resize(buffer: &mut Vec<f32>, len: usize) {
+    buffer.resize(len, 0.0);
+}
+
+fn normalize(compute: &Compute<'_>, norm: &Norm, x: &[f32], out: &mut Vec<f32>) {
+    resize(out, x.len());
+    norm.apply_rows(compute, x, out);
+}

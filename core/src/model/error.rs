@@ -1,0 +1,134 @@
+//! Why a model cannot be loaded or run. Each message names the key or tensor, what was found, and what to do.
+
+use crate::formats::FormatError;
+use crate::gguf::GgufError;
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A metadata key is absent or has the wrong type.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The architecture has no row in the table.
+    #[error("architecture {name:?} is not supported; supported are {supported}. Convert the model to one of them, or ask for a row in the table")]
+    UnknownArchitecture {
+        /// `general.architecture`
+        name: String,
+        /// All rows.
+        supported: String,
+    },
+    /// The file asks for something that, left out, would give fluent nonsense.
+    #[error("{feature} ({key}) is not supported, and running the model without it would give wrong results. {remedy}")]
+    Unsupported {
+        /// What it is.
+        feature: &'static str,
+        /// The key or tensor that asks for it.
+        key: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A hyperparameter makes no sense.
+    #[error("metadata key {key} is {value}, but {expected}; the file is damaged or was written by a faulty converter")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// A tensor that the architecture needs is not there.
+    #[error("tensor {name} is missing: the {architecture} architecture needs it. Download or convert the file again")]
+    MissingTensor {
+        /// The tensor.
+        name: String,
+        /// The table's row.
+        architecture: &'static str,
+    },
+    /// A tensor that the architecture has no place for.
+    #[error("tensor {name} is not part of the {architecture} architecture as it is known here; without it the model would compute something else. Check general.architecture, or convert the model again")]
+    UnexpectedTensor {
+        /// The tensor.
+        name: String,
+        /// The table's row.
+        architecture: &'static str,
+    },
+    /// A tensor has other dimensions than the hyperparameters say.
+    #[error("tensor {name} at offset {offset} has shape {found} (rows x columns) where the metadata asks for {expected}; the file is damaged or was written by a faulty converter")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Where its data begins in the file.
+        offset: u64,
+        /// Its shape.
+        found: String,
+        /// The shape it must have.
+        expected: String,
+    },
+    /// A tensor's type or data cannot be read.
+    #[error("tensor {name} at offset {offset}: {source}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// Where its data begins in the file.
+        offset: u64,
+        /// What is wrong with it.
+        source: FormatError,
+    },
+    /// A tensor has a type that its place cannot use.
+    #[error("tensor {name} at offset {offset} has type {found}, but {place} must be {expected}; convert the model again")]
+    Placement {
+        /// The tensor.
+        name: String,
+        /// Where its data begins in the file.
+        offset: u64,
+        /// Its type.
+        found: &'static str,
+        /// What the tensor is for.
+        place: &'static str,
+        /// The types allowed there.
+        expected: &'static str,
+    },
+    /// A tensor holds NaN or an infinity where that would poison everything.
+    #[error("tensor {name} at offset {offset} holds a value that is not finite at element {element}; the file is damaged, download or convert it again")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// Where its data begins in the file.
+        offset: u64,
+        /// Index of the first such element.
+        element: usize,
+    },
+    /// Bytes were handed over for a tensor that is shorter or longer.
+    #[error("tensor {name}: {found} bytes were read where {expected} are needed; the file is truncated, download it again")]
+    Truncated {
+        /// The tensor.
+        name: String,
+        /// Bytes there are.
+        found: u64,
+        /// Bytes there must be.
+        expected: u64,
+    },
+    /// A token id is outside the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {vocabulary} tokens")]
+    TokenOutside {
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocabulary: usize,
+    },
+    /// The context is full.
+    #[error("the context of {limit} tokens is full ({used} used, {more} more asked for); start a new session, or ask for a larger context where the model allows it")]
+    ContextFull {
+        /// Tokens the session may hold.
+        limit: usize,
+        /// Tokens it holds.
+        used: usize,
+        /// Tokens that do not fit.
+        more: usize,
+    },
+    /// A kernel was asked for that this machine has not.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernels::UnknownKernel),
+}

@@ -1,0 +1,511 @@
+//! From a GGUF's header and the bytes of its tensors, one at a time in any order, to a [`Transformer`].
+//!
+//! All that can be known from the header is checked before the first byte of tensor data is asked for: a stream of many
+//! gigabytes is refused at its beginning. Each tensor is packed as it comes, so the peak is the packed model and one tensor.
+
+use super::architecture::NormKind;
+use super::config::Config;
+use super::decoder::Transformer;
+use super::error::ModelError;
+use super::weights::{Layer, Linear, Qkv, TensorReport, Up, Weights};
+use crate::formats::{Format, FormatError};
+use crate::gguf::{Gguf, Header, TensorInfo};
+use crate::kernels::{self, Executor, Kernel, chunks_mut};
+use crate::ops::{Norm, RopeScaling};
+use crate::ternary::{BlockMatrix, Matrix, TernaryBuilder, TernaryMatrix};
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+/// Choices made when a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// A kernel by name, rather than the fastest one.
+    pub kernel: Option<String>,
+}
+
+/// What a tensor's name promises.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// `[rows, cols]`; with `None` any number of rows.
+    Matrix { rows: Option<usize>, cols: usize },
+    /// `[len]`
+    Vector { len: usize },
+    /// Read by other programs only.
+    Ignored,
+}
+
+/// A tensor in memory.
+enum Loaded {
+    Matrix(Matrix),
+    Vector(Vec<f32>),
+}
+
+/// Where every tensor of a file goes.
+struct Plan {
+    places: HashMap<String, (Place, Format)>,
+}
+
+/// Takes a model's tensors one by one.
+pub struct Loader {
+    config: Config,
+    kernel: &'static dyn Kernel,
+    plan: Plan,
+    tensors: HashMap<String, Loaded>,
+    reports: Vec<TensorReport>,
+}
+
+/// Everything that stands against loading a file, as far as its header tells.
+pub fn refusals(header: &Header) -> Vec<ModelError> {
+    match Config::from_metadata(&header.metadata) {
+        Ok(config) => Plan::of(&config, header).err().unwrap_or_default(),
+        Err(error) => vec![error],
+    }
+}
+
+impl Loader {
+    /// Checks a header and chooses the kernel.
+    ///
+    /// # Errors
+    /// The first of [`refusals`], or a kernel that this machine has not.
+    pub fn new(header: &Header, options: &LoadOptions) -> Result<Self, ModelError> {
+        let kernel = kernels::select(options.kernel.as_deref())?;
+        let config = Config::from_metadata(&header.metadata)?;
+        let plan = Plan::of(&config, header).map_err(|mut errors| errors.swap_remove(0))?;
+        Ok(Self { config, kernel, plan, tensors: HashMap::new(), reports: Vec::new() })
+    }
+
+    /// Packs one tensor of the header from its bytes; what follows it as padding may be there or not.
+    ///
+    /// # Errors
+    /// If bytes are missing or hold values that cannot be: NaN scales, for one.
+    pub fn tensor(&mut self, info: &TensorInfo, bytes: &[u8], exec: &dyn Executor) -> Result<(), ModelError> {
+        let Some(&(place, format)) = self.plan.places.get(&info.name) else {
+            return Err(unexpected(&self.config, &info.name));
+        };
+        let (rows, cols) = (info.rows() as usize, info.cols() as usize);
+        let expected = format.tensor_bytes(info.rows(), info.cols()).unwrap_or(u64::MAX);
+        let Some(bytes) = usize::try_from(expected).ok().and_then(|len| bytes.get(..len)) else {
+            return Err(ModelError::Truncated { name: info.name.clone(), found: bytes.len() as u64, expected });
+        };
+        let (loaded, group, held) = match place {
+            Place::Ignored => return Ok(()),
+            Place::Vector { len } => {
+                let mut values = vec![0.0; len];
+                format.dequantize(bytes, &mut values).map_err(|source| in_tensor(info, source))?;
+                finite(info, &values, 0)?;
+                (Loaded::Vector(values), None, len * 4)
+            }
+            Place::Matrix { .. } if format.is_ternary() => {
+                let m = pack(info, format, rows, cols, bytes, exec)?;
+                let (group, held) = (m.group(), m.bytes());
+                (Loaded::Matrix(Matrix::Ternary(m)), Some(group), held)
+            }
+            Place::Matrix { .. } => {
+                let m = BlockMatrix::new(format, rows, cols, bytes.to_vec());
+                check_finite(info, &m, exec)?;
+                let held = m.bytes();
+                (Loaded::Matrix(Matrix::Blocks(m)), None, held)
+            }
+        };
+        self.reports.push(TensorReport { name: info.name.clone(), format: format.name(), group, bytes: held });
+        self.tensors.insert(info.name.clone(), loaded);
+        Ok(())
+    }
+
+    /// The model, when all tensors are there.
+    ///
+    /// # Errors
+    /// If a tensor of the header was never handed over.
+    pub fn finish(mut self) -> Result<Transformer, ModelError> {
+        let weights = self.weights()?;
+        let Self { config, kernel, reports, .. } = self;
+        Ok(Transformer { config, weights, kernel, reports })
+    }
+
+    fn weights(&mut self) -> Result<Weights, ModelError> {
+        let c = self.config.clone();
+        let a = c.architecture;
+        if let Some(rope) = &mut self.config.rope {
+            if let Some(Loaded::Vector(factors)) = self.tensors.remove("rope_freqs.weight") {
+                rope.factors = factors;
+            }
+            if let RopeScaling::Long { short, long, .. } = &mut rope.scaling {
+                *short = take_vector(&mut self.tensors, a.name, "rope_factors_short.weight")?;
+                *long = take_vector(&mut self.tensors, a.name, "rope_factors_long.weight")?;
+            }
+        }
+        let mut layers = Vec::with_capacity(c.n_layer);
+        for i in 0..c.n_layer {
+            let name = |part: &str| format!("blk.{i}.{part}");
+            let qkv = if a.fused_qkv {
+                Qkv::Fused(self.linear(&name("attn_qkv"))?)
+            } else {
+                Qkv::Split {
+                    q: self.linear(&name("attn_q"))?,
+                    k: self.linear(&name("attn_k"))?,
+                    v: self.linear(&name("attn_v"))?,
+                }
+            };
+            let up = match (a.gated, a.fused_gate) {
+                (false, _) => Up::Plain(self.linear(&name("ffn_up"))?),
+                (true, true) => Up::FusedGate(self.linear(&name("ffn_up"))?),
+                (true, false) => {
+                    Up::Gated { gate: self.linear(&name("ffn_gate"))?, up: self.linear(&name("ffn_up"))? }
+                }
+            };
+            let head_norms = match a.head_norms {
+                true => Some((self.rms_norm(&name("attn_q_norm"))?, self.rms_norm(&name("attn_k_norm"))?)),
+                false => None,
+            };
+            let (attention_sub_norm, ffn_sub_norm) = match a.sub_norms {
+                true => (Some(self.rms_norm(&name("attn_sub_norm"))?), Some(self.rms_norm(&name("ffn_sub_norm"))?)),
+                false => (None, None),
+            };
+            layers.push(Layer {
+                attention_norm: self.norm(&name("attn_norm"))?,
+                qkv,
+                head_norms,
+                attention_sub_norm,
+                attention_out: self.linear(&name("attn_output"))?,
+                ffn_norm: self.norm(&name("ffn_norm"))?,
+                up,
+                ffn_sub_norm,
+                down: self.linear(&name("ffn_down"))?,
+            });
+        }
+        let positions = match a.rope {
+            Some(_) => None,
+            None => Some(self.matrix("position_embd.weight")?),
+        };
+        let output = match self.tensors.contains_key("output.weight") {
+            true => Some(self.linear("output")?),
+            false => None,
+        };
+        Ok(Weights {
+            embedding: self.matrix("token_embd.weight")?,
+            positions,
+            layers,
+            output_norm: self.norm("output_norm")?,
+            output,
+        })
+    }
+
+    fn matrix(&mut self, name: &str) -> Result<Matrix, ModelError> {
+        match self.tensors.remove(name) {
+            Some(Loaded::Matrix(matrix)) => Ok(matrix),
+            _ => Err(missing(&self.config, name)),
+        }
+    }
+
+    fn optional_vector(&mut self, name: &str) -> Option<Vec<f32>> {
+        match self.tensors.remove(name) {
+            Some(Loaded::Vector(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    fn linear(&mut self, name: &str) -> Result<Linear, ModelError> {
+        Ok(Linear {
+            matrix: self.matrix(&format!("{name}.weight"))?,
+            scale: self.optional_vector(&format!("{name}.scale")).map(|scale| scale[0]),
+            bias: self.optional_vector(&format!("{name}.bias")),
+        })
+    }
+
+    fn rms_norm(&mut self, name: &str) -> Result<Norm, ModelError> {
+        let weight = take_vector(&mut self.tensors, self.config.architecture.name, &format!("{name}.weight"))?;
+        Ok(Norm::Rms { weight, eps: self.config.eps })
+    }
+
+    fn norm(&mut self, name: &str) -> Result<Norm, ModelError> {
+        match self.config.architecture.norm {
+            NormKind::Rms => self.rms_norm(name),
+            NormKind::Layer => {
+                let architecture = self.config.architecture.name;
+                let weight = take_vector(&mut self.tensors, architecture, &format!("{name}.weight"))?;
+                let bias = take_vector(&mut self.tensors, architecture, &format!("{name}.bias"))?;
+                Ok(Norm::Layer { weight, bias, eps: self.config.eps })
+            }
+        }
+    }
+}
+
+impl Transformer {
+    /// Loads a whole file that is in memory or mapped.
+    ///
+    /// # Errors
+    /// As [`Loader`]'s steps.
+    pub fn from_gguf(file: &Gguf<'_>, options: &LoadOptions, exec: &dyn Executor) -> Result<Self, ModelError> {
+        let mut loader = Loader::new(file.header(), options)?;
+        for info in &file.header().tensors {
+            loader.tensor(info, file.data(info), exec)?;
+        }
+        loader.finish()
+    }
+}
+
+impl Plan {
+    /// Finds a place for every tensor and a tensor for every place.
+    fn of(config: &Config, header: &Header) -> Result<Self, Vec<ModelError>> {
+        // Before anything is made for each layer: a block has several tensors.
+        if config.n_layer > header.tensors.len() {
+            return Err(vec![ModelError::BadValue {
+                key: format!("{}.block_count", config.architecture.name),
+                value: config.n_layer.to_string(),
+                expected: format!("the file has only {} tensors in all", header.tensors.len()),
+            }]);
+        }
+        let (wanted, mut errors) = (places(config), Vec::new());
+        let mut places = HashMap::new();
+        for info in &header.tensors {
+            let Some(&(place, _)) = wanted.get(info.name.as_str()) else {
+                errors.push(unexpected(config, &info.name));
+                continue;
+            };
+            match check(info, place) {
+                Ok(format) => {
+                    places.insert(info.name.clone(), (place, format));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        let mut absent: Vec<_> = wanted
+            .iter()
+            .filter(|(name, (_, required))| *required && !header.tensors.iter().any(|info| info.name == **name))
+            .map(|(name, _)| name)
+            .collect();
+        absent.sort();
+        errors.extend(absent.into_iter().map(|name| missing(config, name)));
+        if errors.is_empty()
+            && let Some(error) = vocabularies_differ(header)
+        {
+            errors.push(error);
+        }
+        if errors.is_empty() { Ok(Self { places }) } else { Err(errors) }
+    }
+}
+
+/// All names an architecture knows, each with its place and whether it must be there.
+fn places(c: &Config) -> HashMap<String, (Place, bool)> {
+    let (a, mut places) = (c.architecture, HashMap::new());
+    let mut put = |name: String, place: Place, required: bool| places.insert(name, (place, required));
+    let vocabulary = Place::Matrix { rows: None, cols: c.n_embd };
+    put("token_embd.weight".into(), Place::Matrix { rows: None, cols: c.n_embd }, true);
+    put("output.weight".into(), vocabulary, false);
+    match &c.rope {
+        None => {
+            let positions = Place::Matrix { rows: None, cols: c.n_embd };
+            put("position_embd.weight".into(), positions, true);
+        }
+        Some(rope) => {
+            let half = Place::Vector { len: rope.rotated / 2 };
+            let long = matches!(rope.scaling, RopeScaling::Long { .. });
+            put("rope_freqs.weight".into(), half, false);
+            // Files of models with LongRoPE carry their factors even where it is switched off.
+            put("rope_factors_long.weight".into(), if long { half } else { Place::Ignored }, long);
+            put("rope_factors_short.weight".into(), if long { half } else { Place::Ignored }, long);
+        }
+    }
+    let layered = a.norm == NormKind::Layer;
+    let mut norm = |name: String, len: usize, bias: bool| {
+        put(format!("{name}.weight"), Place::Vector { len }, true);
+        if bias {
+            put(format!("{name}.bias"), Place::Vector { len }, true);
+        }
+    };
+    norm("output_norm".into(), c.n_embd, layered);
+    for i in 0..c.n_layer {
+        norm(format!("blk.{i}.attn_norm"), c.n_embd, layered);
+        norm(format!("blk.{i}.ffn_norm"), c.n_embd, layered);
+        if a.head_norms {
+            norm(format!("blk.{i}.attn_q_norm"), c.head_dim, false);
+            norm(format!("blk.{i}.attn_k_norm"), c.head_dim, false);
+        }
+        if a.sub_norms {
+            norm(format!("blk.{i}.attn_sub_norm"), c.q_width(), false);
+            norm(format!("blk.{i}.ffn_sub_norm"), c.n_ff, false);
+        }
+    }
+    for i in 0..c.n_layer {
+        let mut linear = |name: &str, rows: usize, cols: usize| {
+            let name = format!("blk.{i}.{name}");
+            put(format!("{name}.weight"), Place::Matrix { rows: Some(rows), cols }, true);
+            put(format!("{name}.bias"), Place::Vector { len: rows }, a.biases);
+            put(format!("{name}.scale"), Place::Vector { len: 1 }, false);
+        };
+        if a.fused_qkv {
+            linear("attn_qkv", c.q_width() + 2 * c.kv_width(), c.n_embd);
+        } else {
+            linear("attn_q", c.q_width(), c.n_embd);
+            linear("attn_k", c.kv_width(), c.n_embd);
+            linear("attn_v", c.kv_width(), c.n_embd);
+        }
+        linear("attn_output", c.n_embd, c.q_width());
+        if a.gated && !a.fused_gate {
+            linear("ffn_gate", c.n_ff, c.n_embd);
+        }
+        linear("ffn_up", if a.fused_gate { 2 * c.n_ff } else { c.n_ff }, c.n_embd);
+        linear("ffn_down", c.n_embd, c.n_ff);
+        // Inverse frequencies that old converters left in; they follow from the metadata.
+        put(format!("blk.{i}.attn_rot_embd.weight"), Place::Ignored, false);
+        put(format!("blk.{i}.attn_rot_embd"), Place::Ignored, false);
+    }
+    places
+}
+
+/// A tensor's format, if its type and shape fit its place.
+fn check(info: &TensorInfo, place: Place) -> Result<Format, ModelError> {
+    let format = Format::identify(info).map_err(|source| in_tensor(info, source))?;
+    let shape = |expected: String| ModelError::Shape {
+        name: info.name.clone(),
+        offset: info.offset,
+        found: format!("{} x {}", info.rows(), info.cols()),
+        expected,
+    };
+    match place {
+        Place::Ignored => {}
+        Place::Vector { len } => {
+            if info.elements() != len as u64 {
+                return Err(shape(format!("{len} elements")));
+            }
+            if !matches!(format, Format::F32 | Format::F16 | Format::BF16) {
+                return Err(ModelError::Placement {
+                    name: info.name.clone(),
+                    offset: info.offset,
+                    found: format.name(),
+                    place: "a norm, bias or scale",
+                    expected: "F32, F16 or BF16",
+                });
+            }
+        }
+        Place::Matrix { rows, cols, .. } => {
+            let fits = rows.is_none_or(|rows| info.rows() == rows as u64) && info.cols() == cols as u64;
+            if !fits || info.rows() == 0 || info.dims.len() > 2 {
+                let rows = rows.map_or("any".to_owned(), |rows| rows.to_string());
+                return Err(shape(format!("{rows} x {cols}")));
+            }
+            // A sum of codes times int8 must fit 32 bits, and a token id must name a row.
+            if cols > 1 << 22 || info.rows() > 1 << 31 {
+                return Err(shape(format!("at most {} x {}", 1u64 << 31, 1 << 22)));
+            }
+        }
+    }
+    Ok(format)
+}
+
+/// An output for other tokens than the embedding has.
+fn vocabularies_differ(header: &Header) -> Option<ModelError> {
+    let find = |name: &str| header.tensors.iter().find(|info| info.name == name);
+    let (embedding, output) = (find("token_embd.weight")?, find("output.weight")?);
+    (embedding.rows() != output.rows()).then(|| ModelError::Shape {
+        name: output.name.clone(),
+        offset: output.offset,
+        found: format!("{} x {}", output.rows(), output.cols()),
+        expected: format!("{} x {}, as the embedding has", embedding.rows(), embedding.cols()),
+    })
+}
+
+fn pack(
+    info: &TensorInfo,
+    format: Format,
+    rows: usize,
+    cols: usize,
+    bytes: &[u8],
+    exec: &dyn Executor,
+) -> Result<TernaryMatrix, ModelError> {
+    let row_bytes = cols / format.block_len() * format.block_bytes();
+    let (group, tensor_scale) = match format.group() {
+        Some(group) => (group, 1.0),
+        None => (cols, format.tensor_scale(bytes, rows * cols).map_err(|source| in_tensor(info, source))?),
+    };
+    let mut builder = TernaryBuilder::new(rows, cols, group, tensor_scale);
+    let mut tiles: Vec<_> = builder.tiles_mut().collect();
+    let first_error: Mutex<Option<(usize, FormatError)>> = Mutex::new(None);
+    chunks_mut(exec, &mut tiles, 8, |_, tiles| {
+        let mut codes = vec![0; cols];
+        // Where the one scale is the tensor's, a row's own is 1.
+        let mut scales = vec![half::f16::ONE.to_bits(); cols / group];
+        for tile in tiles {
+            for lane in 0..tile.rows {
+                let row = tile.first_row + lane;
+                let read = if format.group().is_some() { &mut scales[..] } else { &mut [] };
+                match format.decode_codes(&bytes[row * row_bytes..][..row_bytes], &mut codes, read) {
+                    Ok(()) => tile.set_row(lane, &codes, &scales),
+                    Err(error) => {
+                        let mut first = first_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                        if first.as_ref().is_none_or(|(r, _)| row < *r) {
+                            *first = Some((row, error));
+                        }
+                    }
+                }
+            }
+        }
+    });
+    match first_error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        None => {
+            drop(tiles);
+            Ok(builder.finish())
+        }
+        Some((row, error)) => Err(in_tensor(
+            info,
+            match error {
+                FormatError::BadScale { format, block, scale } => {
+                    FormatError::BadScale { format, block: block + row * (cols / format.block_len()), scale }
+                }
+                other => other,
+            },
+        )),
+    }
+}
+
+/// Refuses NaN and infinities anywhere in a matrix that is kept in blocks.
+fn check_finite(info: &TensorInfo, m: &BlockMatrix, exec: &dyn Executor) -> Result<(), ModelError> {
+    const ROWS: usize = 64;
+    let tasks = m.rows().div_ceil(ROWS);
+    let first_error: Mutex<Option<(usize, ModelError)>> = Mutex::new(None);
+    exec.run(tasks, &|task| {
+        let mut values = vec![0.0; m.cols()];
+        for row in task * ROWS..((task + 1) * ROWS).min(m.rows()) {
+            m.dequantize_row(row, &mut values);
+            if let Err(error) = finite(info, &values, row * m.cols()) {
+                let mut first = first_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if first.as_ref().is_none_or(|(r, _)| row < *r) {
+                    *first = Some((row, error));
+                }
+                return;
+            }
+        }
+    });
+    match first_error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        None => Ok(()),
+        Some((_, error)) => Err(error),
+    }
+}
+
+fn finite(info: &TensorInfo, values: &[f32], first: usize) -> Result<(), ModelError> {
+    // A sum of absolute bits would overflow; a product with zero keeps NaN and turns infinities into it.
+    if values.iter().map(|v| v * 0.0).sum::<f32>() == 0.0 {
+        return Ok(());
+    }
+    let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+    Err(ModelError::NotFinite { name: info.name.clone(), offset: info.offset, element: first + at })
+}
+
+fn in_tensor(info: &TensorInfo, source: FormatError) -> ModelError {
+    ModelError::Tensor { name: info.name.clone(), offset: info.offset, source }
+}
+
+fn unexpected(config: &Config, name: &str) -> ModelError {
+    ModelError::UnexpectedTensor { name: name.to_owned(), architecture: config.architecture.name }
+}
+
+fn missing(config: &Config, name: &str) -> ModelError {
+    ModelError::MissingTensor { name: name.to_owned(), architecture: config.architecture.name }
+}
+
+fn take_vector(tensors: &mut HashMap<String, Loaded>, architecture: &'static str, name: &str) -> Result<Vec<f32>, ModelError> {
+    match tensors.remove(name) {
+        Some(Loaded::Vector(values)) => Ok(values),
+        _ => Err(ModelError::MissingTensor { name: name.to_owned(), architecture }),
+    }
+}

@@ -1,0 +1,25 @@
+//! The decoder: token ids in, logits out.
+//!
+//! [`Architecture`] is a row of the table that says how `general.architecture` fills a [`Config`]; [`Loader`] takes tensors one
+//! by one and packs them; [`Transformer`] is the result, shared and immutable; [`State`] is one conversation's KV cache.
+//!
+//! Not here: text (that is `tokenizer` and `generate`) and files.
+
+mod architecture;
+mod cache;
+mod config;
+mod decoder;
+mod error;
+mod loader;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+pub use architecture::{ARCHITECTURES, Architecture, NormKind};
+pub use cache::Cache;
+pub use config::Config;
+pub use decoder::{Logits, State, Transformer};
+pub use error::ModelError;
+pub use loader::{LoadOptions, Loader, refusals};
+pub use weights::TensorReport;

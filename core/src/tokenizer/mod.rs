@@ -1,0 +1,250 @@
+//! Text to token ids and back, with the vocabulary that a GGUF file carries, or a `tokenizer.json`.
+//!
+//! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`) and SentencePiece BPE (`llama`), as llama.cpp reads them; other
+//! kinds are refused by name. The vocabulary is untrusted: every malformation is a [`TokenizerError`], what can be lived
+//! with is in [`Tokenizer::warnings`]. This module does not run models, knows no chat templates (see
+//! [`generate::chat`](crate::generate::chat)) and normalizes no Unicode.
+
+mod bpe;
+mod bytes;
+mod error;
+mod json;
+mod pre;
+mod special;
+mod spm;
+mod stream;
+mod vocab;
+
+use std::sync::Arc;
+
+pub use error::TokenizerError;
+pub use stream::StreamDecoder;
+
+use crate::gguf::Metadata;
+use bpe::ByteLevel;
+use json::{Json, Parsed};
+use special::{Part, Specials};
+use spm::SentencePiece;
+use stream::{Pieces, Spelling};
+use vocab::{Model, Raw, Vocab};
+
+/// What [`Tokenizer::encode`] does about special tokens. The default is plain text: neither added nor recognized.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Adds the tokens that the model expects around a text (bos, eos), where the file asks for them.
+    pub add_special: bool,
+    /// Control tokens written in the text (`<|im_end|>`) become those tokens. For templates; never for what users type.
+    pub parse_special: bool,
+}
+
+/// A vocabulary that encodes and decodes. Immutable; share it freely.
+pub struct Tokenizer {
+    engine: Engine,
+    vocab: Vocab,
+    pieces: Arc<Pieces>,
+}
+
+enum Engine {
+    ByteLevel(ByteLevel, Specials),
+    SentencePiece(SentencePiece, Specials),
+    Json(Box<Json>),
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer of a GGUF file from its `tokenizer.ggml.*` keys.
+    ///
+    /// # Errors
+    ///
+    /// One [`TokenizerError`] variant for each way the vocabulary can be malformed, or of an unsupported kind.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
+        Self::from_raw(&Raw::read(metadata)?)
+    }
+
+    /// Builds a tokenizer from the bytes of a `tokenizer.json`. That format does not say which token ends a text: see
+    /// [`with_bos_eos`](Self::with_bos_eos).
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Json`] when it does not parse, variants about merges and ids when it contradicts itself, and
+    /// [`TokenizerError::UnsupportedDecoder`].
+    pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        let Parsed { json, texts, mut kinds, spelling, space_prefix, bos, eos } = Json::parse(bytes)?;
+        let usual = ["</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>"];
+        let eos = eos.or_else(|| usual.iter().find_map(|text| json.id(text)));
+        let end_of_generation = vocab::end_of_generation(&texts, &mut kinds, &[eos]);
+        let pieces = Arc::new(Pieces::new(&texts, &kinds, spelling, space_prefix));
+        let vocab = Vocab {
+            model: if spelling == Spelling::SentencePiece { Model::SentencePiece } else { Model::ByteLevel },
+            scores: Vec::new(),
+            pre: None,
+            bos,
+            eos,
+            unk: None,
+            pad: None,
+            end_of_generation,
+            add_bos: bos.is_some(),
+            add_eos: false,
+            add_space_prefix: space_prefix,
+            remove_extra_whitespaces: false,
+            strip_right: Vec::new(),
+            warnings: Vec::new(),
+            texts,
+            kinds,
+        };
+        Ok(Tokenizer { engine: Engine::Json(Box::new(json)), vocab, pieces })
+    }
+
+    /// Says which tokens begin and end a text (`bos_token` and `eos_token` of a `tokenizer_config.json`); `None` leaves
+    /// what was known. What [`encode`](Self::encode) adds around a text does not change.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::IdOutOfRange`].
+    pub fn with_bos_eos(mut self, bos: Option<u32>, eos: Option<u32>) -> Result<Self, TokenizerError> {
+        let last = self.vocab.texts.len() as u32 - 1;
+        for (key, id) in [("bos", bos), ("eos", eos)] {
+            if let Some(id) = id.filter(|&id| id > last) {
+                return Err(TokenizerError::IdOutOfRange { key, id: id.into(), last });
+            }
+        }
+        self.vocab.bos = bos.or(self.vocab.bos);
+        self.vocab.eos = eos.or(self.vocab.eos);
+        if let Some(eos) = eos {
+            if let Err(at) = self.vocab.end_of_generation.binary_search(&eos) {
+                self.vocab.end_of_generation.insert(at, eos);
+            }
+        }
+        Ok(self)
+    }
+
+    fn from_raw(raw: &Raw) -> Result<Self, TokenizerError> {
+        let mut vocab = Vocab::check(raw)?;
+        let (engine, spelling) = match vocab.model {
+            Model::ByteLevel => {
+                let encoder = ByteLevel::new(&mut vocab, raw)?;
+                (Engine::ByteLevel(encoder, Specials::new(&vocab)?), Spelling::ByteLevel)
+            }
+            Model::SentencePiece => {
+                let encoder = SentencePiece::new(&mut vocab)?;
+                (Engine::SentencePiece(encoder, Specials::new(&vocab)?), Spelling::SentencePiece)
+            }
+        };
+        let pieces = Arc::new(Pieces::new(&vocab.texts, &vocab.kinds, spelling, vocab.add_space_prefix));
+        Ok(Tokenizer { engine, vocab, pieces })
+    }
+
+    /// The ids of a text.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Unencodable`] when the vocabulary is too small for a character of the text.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        let EncodeOptions { add_special, parse_special } = options;
+        let specials = match &self.engine {
+            Engine::Json(json) => return json.encode(text, add_special, parse_special),
+            Engine::ByteLevel(_, specials) | Engine::SentencePiece(_, specials) => specials,
+        };
+        let mut ids = Vec::with_capacity(text.len() / 3 + 2);
+        ids.extend(self.vocab.bos.filter(|_| add_special && self.vocab.add_bos));
+        let mut starts = true;
+        for part in specials.split(text, parse_special) {
+            match (part, &self.engine) {
+                (Part::Token(id), _) => ids.push(id),
+                (Part::Text(text), Engine::ByteLevel(encoder, _)) => encoder.encode(text, &mut ids)?,
+                (Part::Text(text), Engine::SentencePiece(encoder, _)) => encoder.encode(text, starts, &mut ids)?,
+                (Part::Text(_), Engine::Json(_)) => {}
+            }
+            starts = matches!(part, Part::Token(_));
+        }
+        ids.extend(self.vocab.eos.filter(|_| add_special && self.vocab.add_eos));
+        Ok(ids)
+    }
+
+    /// The text of ids. With `skip_special`, control and unknown tokens leave no trace. Bytes that are not UTF-8, and
+    /// ids outside the vocabulary, become U+FFFD.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let mut stream = self.stream().show_special(!skip_special);
+        let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    /// A decoder for ids that come one at a time, at the start of a text; special tokens are hidden.
+    pub fn stream(&self) -> StreamDecoder {
+        StreamDecoder::new(self.pieces.clone())
+    }
+
+    /// The number of tokens; ids are below it.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab.texts.len()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.vocab.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.vocab.eos
+    }
+
+    /// The token for what cannot be encoded.
+    pub fn unk(&self) -> Option<u32> {
+        self.vocab.unk
+    }
+
+    /// The token that fills batches.
+    pub fn pad(&self) -> Option<u32> {
+        self.vocab.pad
+    }
+
+    /// Whether [`EncodeOptions::add_special`] puts [`bos`](Self::bos) first. A chat template often writes it too: encode
+    /// what a template renders with `parse_special` alone.
+    pub fn adds_bos(&self) -> bool {
+        self.vocab.add_bos
+    }
+
+    /// Whether a model that produces this id has said all it had to say.
+    pub fn is_end_of_generation(&self, id: u32) -> bool {
+        self.vocab.end_of_generation.binary_search(&id).is_ok()
+    }
+
+    /// The ids for which [`is_end_of_generation`](Self::is_end_of_generation) holds, ascending.
+    pub fn end_of_generation(&self) -> &[u32] {
+        &self.vocab.end_of_generation
+    }
+
+    /// The id of a token, by its text as the vocabulary spells it.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        match &self.engine {
+            Engine::ByteLevel(encoder, _) => encoder.id(text),
+            Engine::SentencePiece(encoder, _) => encoder.id(text),
+            Engine::Json(json) => json.id(text),
+        }
+    }
+
+    /// A token as the vocabulary spells it (`Ġthe`, `▁the`, `<0x0A>`); to read it, [`decode`](Self::decode) it.
+    pub fn text(&self, id: u32) -> Option<&str> {
+        self.vocab.texts.get(id as usize).map(String::as_str)
+    }
+
+    /// Whether the token is a control or unknown token, which readers do not see.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.pieces.is_special(id)
+    }
+
+    /// What is odd about the vocabulary but can be lived with; each a sentence for the user.
+    pub fn warnings(&self) -> &[String] {
+        &self.vocab.warnings
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("model", &self.vocab.model).field("tokens", &self.vocab_size()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;
