@@ -15,7 +15,13 @@ use crate::ui::progress::HubProgress;
 ///
 /// Without a command: generates text from the model inside this program.
 #[derive(Debug, Parser)]
-#[command(name = "sterna", version, args_conflicts_with_subcommands = true, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "sterna",
+    version,
+    args_conflicts_with_subcommands = true,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -30,8 +36,6 @@ pub struct Cli {
 pub enum Command {
     /// Generate text from a GGUF model.
     Run(commands::run::RunArgs),
-    /// Talk with a model.
-    Chat(commands::chat::ChatArgs),
     /// Show what is in a GGUF: metadata, tensors, bits per weight, and what would be refused and why.
     Inspect(commands::inspect::InspectArgs),
     /// Measure prompt processing and text generation, with llama-bench's columns.
@@ -92,7 +96,8 @@ pub struct EngineArgs {
     /// Tokens of context; 0 is what the model was trained for.
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub ctx_size: u32,
-    /// The kernel to use instead of the fastest this CPU has: scalar, avx2, avx512 or neon.
+    /// The kernel to use instead of the fastest this CPU has: avx512-vnni, avx2, neon-dotprod, neon or
+    /// scalar.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
 }
@@ -222,6 +227,11 @@ impl EngineArgs {
     pub fn threads(&self) -> usize {
         self.threads.map_or_else(crate::machine::cores, |threads| threads as usize)
     }
+
+    /// Tokens of context; `None` is what the model was made for.
+    pub fn context(&self) -> Option<usize> {
+        (self.ctx_size > 0).then_some(self.ctx_size as usize)
+    }
 }
 
 impl SamplingArgs {
@@ -279,7 +289,8 @@ fn unescape(text: &str) -> Result<String> {
         out.extend_from_slice(written);
         rest = left;
     }
-    String::from_utf8(out).context("the \\x bytes in the prompt are not UTF-8; write the characters, or use --no-escape")
+    String::from_utf8(out)
+        .context("the \\x bytes in the prompt are not UTF-8; write the characters, or use --no-escape")
 }
 
 /// llama.cpp has flags of one dash and several letters; clap knows one letter only. Up to a `--`, these become their

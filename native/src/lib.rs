@@ -4,7 +4,11 @@
 pub mod args;
 pub mod commands;
 pub mod embedded;
+pub mod engine;
 pub mod hub;
 pub mod machine;
 pub mod source;
 pub mod ui;
+
+/// Where results go. Commands run inside the engine's thread pool, so it can change threads.
+pub type Out = dyn std::io::Write + Send;

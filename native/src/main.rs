@@ -10,7 +10,7 @@ use sterna::{commands, ui::interrupt};
 
 fn main() -> ExitCode {
     let cli = Cli::from_command_line();
-    let mut out = io::stdout().lock();
+    let mut out = io::BufWriter::new(io::stdout());
     let result = commands::dispatch(cli, &mut out).and_then(|()| Ok(out.flush()?));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,9 +25,9 @@ fn main() -> ExitCode {
 
 /// Whoever read our output has enough of it: no failure of ours.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
-    })
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
 }
 
 /// The error and its causes; a cause that the message above it quotes already is not said twice.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
+use crate::Out;
 use crate::args::Cli;
 
 /// What `sterna completions` takes.
@@ -16,7 +17,7 @@ pub struct CompletionsArgs {
 }
 
 /// Prints the script.
-pub fn run(args: &CompletionsArgs, out: &mut dyn Write) -> Result<()> {
+pub fn run(args: &CompletionsArgs, out: &mut Out) -> Result<()> {
     // Into memory first: the generator panics when a pipe breaks.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "sterna", &mut script);

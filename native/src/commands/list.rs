@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Args;
 
+use crate::Out;
 use crate::hub::Cache;
 use crate::ui::text::{self, Align};
 
@@ -17,7 +18,7 @@ pub struct ListArgs {
 }
 
 /// Prints one row per model.
-pub fn run(args: &ListArgs, out: &mut dyn Write) -> Result<()> {
+pub fn run(args: &ListArgs, out: &mut Out) -> Result<()> {
     let cache = Cache::from_env()?;
     let models = cache.list()?;
     if args.json {
@@ -41,8 +42,13 @@ pub fn run(args: &ListArgs, out: &mut dyn Write) -> Result<()> {
             ]
         })
         .collect();
-    let columns =
-        [("NAME", Align::Left), ("QUANT", Align::Left), ("SIZE", Align::Right), ("DATE", Align::Left), ("PATH", Align::Left)];
+    let columns = [
+        ("NAME", Align::Left),
+        ("QUANT", Align::Left),
+        ("SIZE", Align::Right),
+        ("DATE", Align::Left),
+        ("PATH", Align::Left),
+    ];
     text::table(out, &columns, &rows)?;
     Ok(())
 }

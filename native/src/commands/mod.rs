@@ -1,7 +1,6 @@
 //! One file a command: its arguments, and a thin body that hands them on.
 
 pub mod bench;
-pub mod chat;
 pub mod completions;
 pub mod inspect;
 pub mod list;
@@ -11,19 +10,17 @@ pub mod remove;
 pub mod run;
 pub mod tokenize;
 
-use std::io::Write;
-
 use anyhow::Result;
 
+use crate::Out;
 use crate::args::{Cli, Command};
 use crate::embedded;
 
 /// Runs what was typed. Results go to `out`; progress, speeds and warnings to stderr.
-pub fn dispatch(cli: Cli, out: &mut dyn Write) -> Result<()> {
+pub fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
     match cli.command {
         None => embedded::generate(&cli.generate, out),
         Some(Command::Run(args)) => run::run(&args, out),
-        Some(Command::Chat(args)) => chat::run(&args, out),
         Some(Command::Inspect(args)) => inspect::run(&args, out),
         Some(Command::Bench(args)) => bench::run(&args, out),
         Some(Command::Perplexity(args)) => perplexity::run(&args, out),

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Args;
 
+use crate::Out;
 use crate::args::HubArgs;
 use crate::hub::{Hub, ModelName};
 use crate::ui::progress::HubProgress;
@@ -22,7 +23,7 @@ pub struct PullArgs {
 }
 
 /// Prints the path of the model's first file.
-pub fn run(args: &PullArgs, out: &mut dyn Write) -> Result<()> {
+pub fn run(args: &PullArgs, out: &mut Out) -> Result<()> {
     let name = args.hub.complete(&args.name)?;
     let hub = Hub::from_env(args.hub.offline)?;
     let model = hub.pull(&name, args.hub.hf_file.as_deref(), &mut HubProgress::new())?;

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Args;
 
+use crate::Out;
 use crate::hub::{Cache, ModelName};
 use crate::ui::progress::HubProgress;
 use crate::ui::text;
@@ -18,7 +19,7 @@ pub struct RemoveArgs {
 }
 
 /// Prints what is gone.
-pub fn run(args: &RemoveArgs, out: &mut dyn Write) -> Result<()> {
+pub fn run(args: &RemoveArgs, out: &mut Out) -> Result<()> {
     let cache = Cache::from_env()?;
     for name in &args.names {
         for model in cache.remove(name, &mut HubProgress::new())? {

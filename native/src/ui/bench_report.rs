@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::text;
+use crate::Out;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -51,9 +52,9 @@ pub struct Test {
     pub generated: usize,
     /// Nanoseconds of each run.
     pub samples: Vec<u64>,
-    /// Arithmetic operations per run, a multiply and an add counted as two; attention and matrices.
+    /// Arithmetic operations per run, a multiply and an add counted as two, in products with weights.
     pub operations: f64,
-    /// Bytes of weights and KV cache read per run.
+    /// Bytes of weights read per run.
     pub bytes_read: f64,
     /// When it began, in seconds since 1970.
     pub started: u64,
@@ -120,7 +121,7 @@ struct Row<'a> {
 
 /// Writes tests as they finish.
 pub struct Report<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut Out,
     output: Output,
     subject: Subject,
     written: usize,
@@ -141,16 +142,26 @@ const MD: [(&str, usize, bool); 10] = [
 
 impl<'a> Report<'a> {
     /// Writes what stands before the first test.
-    pub fn begin(out: &'a mut dyn Write, output: Output, subject: Subject) -> io::Result<Self> {
+    pub fn begin(out: &'a mut Out, output: Output, subject: Subject) -> io::Result<Self> {
         match output {
             Output::Md => {
                 line(out, MD.iter().map(|(title, _, _)| (*title).to_owned()))?;
                 // The colon on the right tells Markdown to align right.
-                let rule = MD.iter().map(|(_, width, right)| format!("{}{}", "-".repeat(width - 1), if *right { ':' } else { '-' }));
+                let rule = MD
+                    .iter()
+                    .map(|(_, width, right)| format!("{}{}", "-".repeat(width - 1), if *right { ':' } else { '-' }));
                 line(out, rule)?;
             }
             Output::Csv => {
-                let row = Test { threads: 1, prompt: 0, generated: 0, samples: vec![], operations: 0.0, bytes_read: 0.0, started: 0 };
+                let row = Test {
+                    threads: 1,
+                    prompt: 0,
+                    generated: 0,
+                    samples: vec![],
+                    operations: 0.0,
+                    bytes_read: 0.0,
+                    started: 0,
+                };
                 let names: Vec<String> = fields(&row.row(&subject))?.into_iter().map(|(name, _)| name).collect();
                 writeln!(out, "{}", names.join(","))?;
             }
@@ -225,9 +236,24 @@ fn line(out: &mut dyn Write, cells: impl Iterator<Item = String>) -> io::Result<
 fn fields(row: &Row<'_>) -> io::Result<Vec<(String, String)>> {
     // Through text, as only the serializer keeps the order of the fields.
     let names = [
-        "build_version", "cpu_info", "backends", "kernel", "model_filename", "model_type", "model_size",
-        "model_n_params", "n_threads", "n_prompt", "n_gen", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts",
-        "gops", "gb_per_s",
+        "build_version",
+        "cpu_info",
+        "backends",
+        "kernel",
+        "model_filename",
+        "model_type",
+        "model_size",
+        "model_n_params",
+        "n_threads",
+        "n_prompt",
+        "n_gen",
+        "test_time",
+        "avg_ns",
+        "stddev_ns",
+        "avg_ts",
+        "stddev_ts",
+        "gops",
+        "gb_per_s",
     ];
     let value = serde_json::to_value(row)?;
     let text = |name: &str| match &value[name] {
@@ -290,9 +316,13 @@ mod tests {
             let line = text.lines().nth(i).unwrap();
             line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(cells(0), ["model", "size", "params", "backend", "threads", "kernel", "test", "t/s", "GOPS", "GB/s"]);
+        assert_eq!(
+            cells(0),
+            ["model", "size", "params", "backend", "threads", "kernel", "test", "t/s", "GOPS", "GB/s"]
+        );
         assert!(cells(1)[1].ends_with(':') && !cells(1)[0].ends_with(':'));
-        let row = ["qwen3 1.7B TQ2_0", "436.0 MiB", "1.72 B", "CPU", "2", "avx2", "pp512", "384.00 ± 181.02", "200.0", "4.0"];
+        let row =
+            ["qwen3 1.7B TQ2_0", "436.0 MiB", "1.72 B", "CPU", "2", "avx2", "pp512", "384.00 ± 181.02", "200.0", "4.0"];
         assert_eq!(cells(2), row);
         assert_eq!(cells(3)[6], "tg128");
     }

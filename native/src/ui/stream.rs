@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use crate::Out;
+
 /// Writes pieces of text at once and counts tokens.
 pub struct Printer<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut Out,
     started: Instant,
     prompt: Option<(usize, Duration)>,
     generated: usize,
@@ -13,7 +15,7 @@ pub struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     /// The clock starts now, with the prompt about to be read.
-    pub fn new(out: &'a mut dyn Write) -> Self {
+    pub fn new(out: &'a mut Out) -> Self {
         Self { out, started: Instant::now(), prompt: None, generated: 0 }
     }
 
@@ -91,12 +93,7 @@ mod tests {
 
     #[test]
     fn speed_reads_well() {
-        let speed = Speed {
-            prompt: 1,
-            reading: Duration::ZERO,
-            generated: 200,
-            generating: Duration::from_secs(4),
-        };
+        let speed = Speed { prompt: 1, reading: Duration::ZERO, generated: 200, generating: Duration::from_secs(4) };
         assert_eq!(speed.line(), "prompt 1 token; generated 200 tokens at 50.0 tokens/s");
     }
 }

@@ -64,9 +64,7 @@ pub enum Align {
 
 /// Writes rows under headings, columns as wide as their widest cell, two spaces between.
 pub fn table(out: &mut dyn Write, columns: &[(&str, Align)], rows: &[Vec<String>]) -> io::Result<()> {
-    let width = |i: usize| {
-        rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
+    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> =
         columns.iter().enumerate().map(|(i, (title, _))| width(i).max(title.chars().count())).collect();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {
