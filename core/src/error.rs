@@ -25,10 +25,6 @@ pub enum Error {
     #[cfg(feature = "tokenizer")]
     #[error(transparent)]
     Tokenizer(#[from] crate::tokenizer::TokenizerError),
-    /// The chat template.
-    #[cfg(feature = "chat")]
-    #[error(transparent)]
-    Template(#[from] crate::generate::chat::TemplateError),
 }
 
 /// `Result` with the crate's [`Error`].

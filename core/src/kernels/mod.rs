@@ -36,6 +36,7 @@ pub(crate) use elementwise::{LANES, exp};
 pub use output::Output;
 #[cfg(feature = "rayon")]
 pub use parallel::Rayon;
+pub(crate) use parallel::chunks_mut;
 pub use parallel::{Executor, Serial};
 pub use products::Compute;
 
