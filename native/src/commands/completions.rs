@@ -1,7 +1,5 @@
 //! `sterna completions`: a script that makes a shell complete our commands and flags.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;

@@ -1,6 +1,6 @@
 //! `sterna inspect`: what is in a GGUF, and what would keep it from running.
 
-use std::io::{self, Write};
+use std::io;
 
 use anyhow::Result;
 use clap::Args;
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(json_value(&Value::F32(f32::NAN), HEAD), json!("NaN"));
         let array = Value::Array(Array::U32((0..20).collect()));
         assert_eq!(show(&array, 3), "[0,1,2, …]");
-        assert_eq!(type_name(&array), "u32[20]");
+        assert_eq!(type_name(&array), "uint32[20]");
         assert_eq!(json_value(&array, 3), json!({ "length": 20, "head": [0, 1, 2] }));
         assert_eq!(json_value(&array, usize::MAX).as_array().map(Vec::len), Some(20));
     }

@@ -1,7 +1,5 @@
 //! `sterna list`: what the cache holds.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::Args;
 

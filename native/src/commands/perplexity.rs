@@ -4,7 +4,6 @@
 //! token has at least half a context before it; the first token of a chunk is the one that begins a text, where the
 //! model has such.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};

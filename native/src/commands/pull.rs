@@ -1,7 +1,5 @@
 //! `sterna pull`: a model from the hub into the cache.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::Args;
 

@@ -1,7 +1,5 @@
 //! `sterna remove`: models out of the cache.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::Args;
 

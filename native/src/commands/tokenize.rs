@@ -1,7 +1,5 @@
 //! `sterna tokenize`: what a model's vocabulary makes of a text.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::Args;
 use sterna_core::tokenizer::{EncodeOptions, Tokenizer};

@@ -1,6 +1,6 @@
 //! Text that appears as it is generated, and how fast it did.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::Out;
