@@ -13,8 +13,6 @@ mod error;
 mod loader;
 mod weights;
 
-#[cfg(test)]
-mod tests;
 
 pub use architecture::{ARCHITECTURES, Architecture, NormKind};
 pub use cache::Cache;

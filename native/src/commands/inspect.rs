@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn values_are_shown_as_written() {
-        assert_eq!(show(&Value::F32(1e-5), HEAD), "1e-5");
+        assert_eq!(show(&Value::F32(0.1), HEAD), "0.1");
         assert_eq!(json_value(&Value::F32(0.1), HEAD), json!(0.1));
         assert_eq!(json_value(&Value::F32(f32::NAN), HEAD), json!("NaN"));
         let array = Value::Array(Array::U32((0..20).collect()));
