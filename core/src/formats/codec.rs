@@ -176,9 +176,9 @@ impl Format {
         }
         let start = out.len();
         match self {
-            Self::F32 => each(values, out, |v| fp32::quantize_block(v)),
+            Self::F32 => each(values, out, fp32::quantize_block),
             Self::F16 => {
-                each(values, out, |v| f16::quantize_block(v));
+                each(values, out, f16::quantize_block);
                 let halves = out[start..].as_chunks().0.iter().map(|&half| u16::from_le_bytes(half));
                 let bad = halves.zip(values).position(|(half, value)| f16_is_bad(half) && value.is_finite());
                 if let Some(index) = bad {
@@ -186,9 +186,9 @@ impl Format {
                     return Err(FormatError::OutOfRange { format: self, index, value: values[index] });
                 }
             }
-            Self::BF16 => each(values, out, |v| bf16::quantize_block(v)),
+            Self::BF16 => each(values, out, bf16::quantize_block),
             Self::Q8_0 => {
-                each(values, out, |v| q8_0::quantize_block(v));
+                each(values, out, q8_0::quantize_block);
                 if let Err(FormatError::BadScale { block, .. }) = self.check_scales(&out[start..], [0]) {
                     out.truncate(start);
                     return Err(self.out_of_range(values, block));

@@ -38,11 +38,15 @@ pub fn dequantize_block(block: &[u8; BYTES], out: &mut [f32; LEN]) {
     }
     for h in 0..2 {
         for k in 0..4 {
+            // Plain arrays of one width a step: the shape that vectorizes on every target.
+            let mut q = [0u8; 32];
             for m in 0..32 {
                 let low = (block.ql[h][k % 2][m] >> (4 * (k / 2))) & 15;
                 let high = (block.qh[h][m] >> (2 * k)) & 3;
-                let q = (low | high << 4) as i32 - 32;
-                out[128 * h + 32 * k + m] = scale[8 * h + 2 * k + m / 16] * q as f32;
+                q[m] = low | high << 4;
+            }
+            for m in 0..32 {
+                out[128 * h + 32 * k + m] = scale[8 * h + 2 * k + m / 16] * (q[m] as i32 - 32) as f32;
             }
         }
     }

@@ -5,15 +5,22 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
 use super::{Array, GgufError, Value};
 
 /// The key-value pairs of a GGUF file, in file order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
     /// Key to place in `entries`.
     index: HashMap<String, usize>,
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
 }
 
 impl PartialEq for Metadata {

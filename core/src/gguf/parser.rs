@@ -84,6 +84,12 @@ impl<'a> Atom<'a> {
         Ok(taken)
     }
 
+    /// Asks for all of an atom at once, where its size is known before it is read.
+    fn ensure(&self, count: usize) -> Result<(), Stop> {
+        let end = self.taken.checked_add(count).ok_or(Stop::Need(usize::MAX))?;
+        if end <= self.bytes.len() { Ok(()) } else { Err(Stop::Need(end)) }
+    }
+
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N)?);
@@ -200,6 +206,7 @@ impl Parser {
                 Ok(Some(State::Counts))
             }
             State::Counts => {
+                atom.ensure(16)?;
                 let (tensors, keys) = (atom.u64()?, atom.u64()?);
                 let limit = self.room(atom.taken, MIN_TENSOR_BYTES, MAX_TENSORS);
                 if tensors > limit {
@@ -288,6 +295,7 @@ impl Parser {
                     let (name, offset) = (name.clone(), self.position);
                     return Err(GgufError::TooManyDims { name, n_dims, offset }.into());
                 }
+                atom.ensure(n_dims as usize * 8 + 4 + 8)?;
                 let dims = (0..n_dims).map(|_| atom.u64()).collect::<Result<Vec<_>, _>>()?;
                 let (type_id, offset) = (atom.u32()?, atom.u64()?);
                 check_dims(name, &dims)?;
@@ -393,7 +401,7 @@ pub(super) fn check_dims(name: &str, dims: &[u64]) -> Result<(), GgufError> {
     if dims.contains(&0) {
         return Err(GgufError::ZeroDim { name: name.into(), dims: dims.into() });
     }
-    // Elements of four bytes must be countable in bytes as well, hence i64 and the factor.
+    // The bytes of the widest scalar must be countable, too.
     let product = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
     match product {
         Some(product) if product <= u64::MAX / 8 => Ok(()),

@@ -13,7 +13,6 @@ mod error;
 mod loader;
 mod weights;
 
-
 pub use architecture::{ARCHITECTURES, Architecture, NormKind};
 pub use cache::Cache;
 pub use config::Config;
