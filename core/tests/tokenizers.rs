@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use sterna_core::gguf::Gguf;
+use sterna_core::gguf::{Gguf, Metadata};
 use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
 
 const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
@@ -124,6 +124,34 @@ fn large_texts_come_back() {
         println!("{name}: {} bytes in {:?}, {} tokens", wiki.len(), start.elapsed(), ids.len());
         assert_eq!(tokenizer.decode(&ids, true), wiki);
     }
+}
+
+/// The size of the largest vocabularies of ternary models (151,936 tokens), all of it merges.
+#[test]
+fn a_large_vocabulary_builds_quickly() {
+    // The byte-level alphabet.
+    let alphabet: Vec<char> = ('!'..='~').chain('¡'..='¬').chain('®'..='ÿ').chain('Ā'..='Ń').collect();
+    assert_eq!(alphabet.len(), 256);
+    let mut tokens: Vec<String> = alphabet.iter().map(char::to_string).collect();
+    let mut merges = Vec::new();
+    'full: for left in 0.. {
+        for right in &alphabet {
+            if tokens.len() == 151_936 {
+                break 'full;
+            }
+            merges.push(format!("{} {right}", tokens[left]));
+            tokens.push(format!("{}{right}", tokens[left]));
+        }
+    }
+    let mut metadata = Metadata::new();
+    metadata.insert("tokenizer.ggml.model", "gpt2".to_owned());
+    metadata.insert("tokenizer.ggml.pre", "qwen2".to_owned());
+    metadata.insert("tokenizer.ggml.tokens", tokens);
+    metadata.insert("tokenizer.ggml.merges", merges);
+    let start = Instant::now();
+    let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
+    println!("{} tokens, built in {:?}", tokenizer.vocab_size(), start.elapsed());
+    assert_eq!(tokenizer.decode(&tokenizer.encode("Hello, wörld", PLAIN).unwrap(), true), "Hello, wörld");
 }
 
 #[test]

@@ -26,7 +26,11 @@ pub(super) struct ByteLevel {
 enum Words {
     /// No merges: every byte is a token of its own.
     Bytes(Index),
-    Merged { model: Box<BPE>, splitter: Splitter, ignore_merges: bool },
+    Merged {
+        model: Box<BPE>,
+        splitter: Splitter,
+        ignore_merges: bool,
+    },
 }
 
 impl ByteLevel {
@@ -52,11 +56,7 @@ impl ByteLevel {
                     .ignore_merges(pre.ignore_merges())
                     .build()
                     .map_err(TokenizerError::library)?;
-                Words::Merged {
-                    model: Box::new(model),
-                    splitter: pre.compile()?,
-                    ignore_merges: pre.ignore_merges(),
-                }
+                Words::Merged { model: Box::new(model), splitter: pre.compile()?, ignore_merges: pre.ignore_merges() }
             }
         };
         Ok(ByteLevel { words, bytes, unk: vocab.unk })

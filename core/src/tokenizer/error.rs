@@ -55,6 +55,14 @@ pub enum TokenizerError {
         /// The higher id.
         second: u32,
     },
+    /// Two texts have the same id.
+    #[error("{texts:?} are both token {id}: an id must name one text")]
+    DuplicateId {
+        /// The id.
+        id: u32,
+        /// The texts, in order.
+        texts: [String; 2],
+    },
     /// A score is not a number, so merges have no order.
     #[error("tokenizer.ggml.scores[{id}] is not a number")]
     NanScore {
@@ -110,7 +118,9 @@ pub enum TokenizerError {
         reason: String,
     },
     /// A `tokenizer.json` decodes in a way that is not implemented.
-    #[error("tokenizer.json decodes with {found}, which is not supported (supported: ByteLevel, Metaspace, Replace of U+2581 with ByteFallback)")]
+    #[error(
+        "tokenizer.json decodes with {found}, which is not supported (supported: ByteLevel, Metaspace, Replace of U+2581 with ByteFallback)"
+    )]
     UnsupportedDecoder {
         /// The decoder.
         found: String,

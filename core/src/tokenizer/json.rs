@@ -53,7 +53,12 @@ impl Json {
         for (text, id) in vocab {
             let byte = byte_fallback && super::bytes::parse_byte_token(&text).is_some();
             kinds[id as usize] = if byte { Kind::Byte } else { Kind::Normal };
-            texts[id as usize] = text;
+            let other = std::mem::replace(&mut texts[id as usize], text);
+            if !other.is_empty() {
+                let mut texts = [other, texts[id as usize].clone()];
+                texts.sort();
+                return Err(TokenizerError::DuplicateId { id, texts });
+            }
         }
         for (id, token) in special.get_added_tokens_decoder() {
             if let Some(kind) = kinds.get_mut(id as usize) {
@@ -85,7 +90,7 @@ impl Json {
 
     /// The first id before and the last after a text, when the post-processor adds any.
     fn frame(&self) -> Result<(Option<u32>, Option<u32>), TokenizerError> {
-        let encode = |add| Ok::<_, TokenizerError>(self.special.encode_fast("a", add).map_err(TokenizerError::library)?);
+        let encode = |add| self.special.encode_fast("a", add).map_err(TokenizerError::library);
         let (bare, framed) = (encode(false)?, encode(true)?);
         let (bare, framed) = (bare.get_ids(), framed.get_ids());
         if bare.is_empty() || framed.len() == bare.len() {
@@ -153,7 +158,8 @@ impl Decoding {
                     decoding.space_prefix = step["prepend_scheme"].as_str().map_or(prefix, |scheme| scheme != "never");
                 }
                 Some("Replace")
-                    if step["content"] == " " && step["pattern"]["String"].as_str().is_some_and(|c| c.chars().eq([SPACE])) =>
+                    if step["content"] == " "
+                        && step["pattern"]["String"].as_str().is_some_and(|c| c.chars().eq([SPACE])) =>
                 {
                     decoding.spelling = Spelling::SentencePiece;
                 }

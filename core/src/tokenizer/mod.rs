@@ -109,10 +109,10 @@ impl Tokenizer {
         }
         self.vocab.bos = bos.or(self.vocab.bos);
         self.vocab.eos = eos.or(self.vocab.eos);
-        if let Some(eos) = eos {
-            if let Err(at) = self.vocab.end_of_generation.binary_search(&eos) {
-                self.vocab.end_of_generation.insert(at, eos);
-            }
+        if let Some(eos) = eos
+            && let Err(at) = self.vocab.end_of_generation.binary_search(&eos)
+        {
+            self.vocab.end_of_generation.insert(at, eos);
         }
         Ok(self)
     }

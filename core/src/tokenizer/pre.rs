@@ -87,15 +87,37 @@ static TABLE: &[Row] = &[
     DEFAULT,
     Row {
         names: &[
-            "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "a.x-4.0", "mellum",
-            "modern-bert", "exaone4", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "exaone4",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
         ],
         cuts: &[GPT2],
         ..PLAIN
     },
     Row {
         names: &[
-            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ],
         cuts: &[LLAMA3],
         ignore_merges: true,
@@ -105,7 +127,15 @@ static TABLE: &[Row] = &[
     Row { names: &["glm4", "glm5"], cuts: &[LLAMA3], ignore_merges: true, ..PLAIN },
     Row {
         names: &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
         ],
         cuts: &[QWEN2],
         ..PLAIN
@@ -121,11 +151,7 @@ static TABLE: &[Row] = &[
         )],
         ..PLAIN
     },
-    Row {
-        names: &["falcon"],
-        cuts: &[(r"[\p{P}\$\+<=>\^~\|`]+", Tail::Keep), GPT2, THREE_DIGITS],
-        ..PLAIN
-    },
+    Row { names: &["falcon"], cuts: &[(r"[\p{P}\$\+<=>\^~\|`]+", Tail::Keep), GPT2, THREE_DIGITS], ..PLAIN },
     Row {
         names: &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
         cuts: &[DIGIT, GPT2],
@@ -222,9 +248,10 @@ impl PreTokenizer {
     }
 
     pub fn compile(self) -> Result<Splitter, TokenizerError> {
-        let stages = self.0.cuts.iter().map(|&(pattern, tail)| {
-            Ok(Stage { regex: Regex::new(pattern).map_err(TokenizerError::library)?, tail })
-        });
+        let stages =
+            self.0.cuts.iter().map(|&(pattern, tail)| {
+                Ok(Stage { regex: Regex::new(pattern).map_err(TokenizerError::library)?, tail })
+            });
         Ok(Splitter { stages: stages.collect::<Result<_, _>>()? })
     }
 }
@@ -245,11 +272,7 @@ impl Splitter {
         Self::cut(&self.stages, text, word)
     }
 
-    fn cut<'t, E>(
-        stages: &[Stage],
-        text: &'t str,
-        word: &mut impl FnMut(&'t str) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn cut<'t, E>(stages: &[Stage], text: &'t str, word: &mut impl FnMut(&'t str) -> Result<(), E>) -> Result<(), E> {
         let Some((stage, rest)) = stages.split_first() else {
             return if text.is_empty() { Ok(()) } else { word(text) };
         };
@@ -286,17 +309,20 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::LazyLock;
+    use tokenizers::utils::SysRegex;
+
+    fn cut(splitter: &Splitter, text: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        let Ok(()) = splitter.split::<std::convert::Infallible>(text, &mut |piece| {
+            out.push(piece.to_owned());
+            Ok(())
+        });
+        out
+    }
 
     fn pieces(name: &str, text: &str) -> Vec<String> {
-        let splitter = PreTokenizer::named(name).unwrap().compile().unwrap();
-        let mut out = Vec::new();
-        splitter
-            .split::<()>(text, &mut |piece| {
-                out.push(piece.to_owned());
-                Ok(())
-            })
-            .unwrap();
-        out
+        cut(&PreTokenizer::named(name).unwrap().compile().unwrap(), text)
     }
 
     #[test]
@@ -345,5 +371,52 @@ mod tests {
     fn gpt4o_cuts_at_case_changes() {
         assert_eq!(pieces("gpt-4o", "HelloWorld isn't"), ["Hello", "World", " isn't"]);
         assert_eq!(pieces("tekken", "éÉtat 12"), ["é", "État", " ", "1", "2"]);
+    }
+
+    /// Ours beside the expressions as their models publish them, lookahead and all.
+    static PUBLISHED: LazyLock<Vec<(&str, Splitter, SysRegex)>> = LazyLock::new(|| {
+        let contractions = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])";
+        let tail = r"\s*[\r\n]+|\s+(?!\S)|\s+";
+        let (upper, lower) = (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]");
+        let lead = r"[^\r\n\p{L}\p{N}]?";
+        let cl100k = |digits| {
+            let symbols = r" ?[^\s\p{L}\p{N}]+[\r\n]*";
+            format!(r"{contractions}|{lead}\p{{L}}+|{digits}|{symbols}|{tail}")
+        };
+        let o200k = |suffix: &str, digits| {
+            let symbols = r" ?[^\s\p{L}\p{N}]+[\r\n/]*";
+            format!("{lead}{upper}*{lower}+{suffix}|{lead}{upper}+{lower}*{suffix}|{digits}|{symbols}|{tail}")
+        };
+        let gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+        let expressions = [
+            ("gpt-2", gpt2.to_owned()),
+            ("llama-bpe", cl100k(r"\p{N}{1,3}")),
+            ("qwen2", cl100k(r"\p{N}")),
+            ("tekken", o200k("", r"\p{N}")),
+            ("gpt-4o", o200k(&format!("{contractions}?"), r"\p{N}{1,3}")),
+        ];
+        let compiled = |(name, expression): (&'static str, String)| {
+            (name, PreTokenizer::named(name).unwrap().compile().unwrap(), SysRegex::new(&expression).unwrap())
+        };
+        expressions.into_iter().map(compiled).collect()
+    });
+
+    proptest::proptest! {
+        #[test]
+        fn cuts_are_those_of_the_published_expressions(
+            text in "[ \\t\\r\\n\u{a0}\u{3000}aZéßǅʰ中ا\u{301}09²Ⅷ'’.,/!$_sStTlLrReEvVmMdD]{0,24}"
+        ) {
+            for (name, splitter, engine) in PUBLISHED.iter() {
+                let mut expected = Vec::new();
+                let mut done = 0;
+                for (start, end) in engine.find_iter(&text) {
+                    expected.extend([&text[done..start], &text[start..end]]);
+                    done = end;
+                }
+                expected.retain(|piece| !piece.is_empty());
+                proptest::prop_assert_eq!(done, text.len(), "{}", name);
+                proptest::prop_assert_eq!(cut(splitter, &text), expected, "{}", name);
+            }
+        }
     }
 }

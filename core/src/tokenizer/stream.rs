@@ -59,7 +59,9 @@ impl Pieces {
 
 fn spell(text: &str, spelling: Spelling, bytes: &mut Vec<u8>) {
     match spelling {
-        Spelling::ByteLevel if text.chars().all(|c| byte_of(c).is_some()) => bytes.extend(text.chars().filter_map(byte_of)),
+        Spelling::ByteLevel if text.chars().all(|c| byte_of(c).is_some()) => {
+            bytes.extend(text.chars().filter_map(byte_of))
+        }
         Spelling::SentencePiece => {
             for c in text.chars() {
                 let c = if c == SPACE { ' ' } else { c };

@@ -137,10 +137,7 @@ fn a_character_without_bytes_is_one_unknown_or_an_error() {
     let tokenizer = build(&raw("llama", &tokens));
     assert_eq!(tokenizer.encode("aé", PLAIN).unwrap(), [3, 4, 0]);
     let tokenizer = build(&raw("gpt2", &[("a", 1, 0.0), ("b", 1, 0.0)]));
-    assert_eq!(
-        tokenizer.encode("abé", PLAIN),
-        Err(TokenizerError::Unencodable { character: "é".to_owned() })
-    );
+    assert_eq!(tokenizer.encode("abé", PLAIN), Err(TokenizerError::Unencodable { character: "é".to_owned() }));
 }
 
 #[test]
@@ -433,7 +430,7 @@ fn json(decoder: &str, vocab: &str, merges: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-const BYTE_LEVEL: &str = r#"{"type": "ByteLevel"}"#;
+const BYTE_LEVEL: &str = r#"{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true}"#;
 const AB: &str = r#"{"a": 0, "b": 1, "ab": 2}"#;
 
 #[test]
@@ -452,9 +449,9 @@ fn json_encodes_whole_texts_and_knows_special_tokens() {
 fn json_decoders() {
     let spaced = r#"{"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
         {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}"#;
-    let vocab = r#"{"a": 0, "▁a": 1, "<0xC3>": 2, "<0xA9>": 4}"#;
+    let vocab = r#"{"a": 0, "▁a": 1, "<0xC3>": 2, "<0xA9>": 3}"#;
     let tokenizer = Tokenizer::from_json(&json(spaced, vocab, "[]")).unwrap();
-    assert_eq!(tokenizer.decode(&[1, 1, 2, 4, 0], true), "a aéa");
+    assert_eq!(tokenizer.decode(&[1, 1, 2, 3, 0], true), "a aéa");
     let metaspace = r#"{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": false}"#;
     let tokenizer = Tokenizer::from_json(&json(metaspace, vocab, "[]")).unwrap();
     assert_eq!(tokenizer.decode(&[1, 2], true), " a<0xC3>");
@@ -472,11 +469,59 @@ fn malformed_json() {
     assert!(matches!(of(BYTE_LEVEL, r#"{"a": -1}"#, "[]"), TokenizerError::Json { .. }));
     let far = TokenizerError::TooManyTokens { found: 4_000_000_001, limit: vocab::MAX_TOKENS };
     assert_eq!(of(BYTE_LEVEL, r#"{"a": 4000000000}"#, "[]"), far);
+    // The crate numbers the added token after the three others.
+    let same = TokenizerError::DuplicateId { id: 3, texts: ["<|end|>".to_owned(), "ab".to_owned()] };
+    assert_eq!(of(BYTE_LEVEL, r#"{"a": 0, "b": 1, "ab": 3}"#, "[]"), same);
     // Joined, these are longer than any token: the crate's builder would index past its buffer.
     for merges in [r#"["ab ab"]"#, r#"[["ab", "ab"]]"#] {
         assert!(matches!(of(BYTE_LEVEL, AB, merges), TokenizerError::MergeOfUnknownToken { index: 0, .. }));
     }
     for merges in [r#"["ab"]"#, r#"[["a"]]"#, "[1]", r#"["a "]"#] {
         assert!(matches!(of(BYTE_LEVEL, AB, merges), TokenizerError::MalformedMerge { index: 0, .. }), "{merges}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
+
+    /// Any metadata gives a tokenizer or an error, and a tokenizer takes any text and any ids.
+    #[test]
+    fn nothing_panics(
+        tokens in proptest::collection::vec("(<0x[0-9A-G]{2}>|[ab▁Ġ ]{0,3}|</s>|<\\|end\\|>)", 0..12),
+        types in proptest::option::of(proptest::collection::vec(-1i32..8, 0..12)),
+        scores in proptest::option::of(proptest::collection::vec(proptest::num::f32::ANY, 0..12)),
+        merges in proptest::option::of(proptest::collection::vec("[ab▁Ġ]{0,2} ?[abĠ ]{0,2}", 0..4)),
+        model in "(gpt2|llama)",
+        pre in proptest::option::of("(gpt-2|llama-bpe|default|what)"),
+        ids in proptest::collection::vec(proptest::option::of(0u64..14), 6),
+        flags in proptest::collection::vec(proptest::option::of(proptest::bool::ANY), 4),
+        text in "([ab▁Ġ é🙂\n]|</s>|<\\|end\\|>){0,12}",
+        decoded in proptest::collection::vec(0u32..14, 0..12),
+    ) {
+        // Half of the time the arrays fit, so that more than the length checks are reached.
+        let fit = text.len() % 2 == 0;
+        let types = types.map(|mut t: Vec<i32>| { if fit { t.resize(tokens.len(), 1) }; t });
+        let scores = scores.map(|mut s: Vec<f32>| { if fit { s.resize(tokens.len(), 0.0) }; s });
+        let mut unique = std::collections::HashSet::new();
+        let tokens: Vec<String> = tokens.into_iter().filter(|t: &String| !fit || unique.insert(t.clone())).collect();
+        let raw = Raw {
+            model: model.into(),
+            pre: pre.map(Cow::from),
+            tokens: tokens.clone().into(),
+            types: types.map(|mut t| { if fit { t.truncate(tokens.len()) }; t.into() }),
+            scores: scores.map(|mut s| { if fit { s.truncate(tokens.len()) }; s.into() }),
+            merges: merges.map(Cow::from),
+            bos: ids[0], eos: ids[1], eot: ids[2], eom: ids[3], unk: ids[4], pad: ids[5],
+            add_bos: flags[0], add_eos: flags[1], add_space_prefix: flags[2], remove_extra_whitespaces: flags[3],
+            ..Raw::default()
+        };
+        if let Ok(tokenizer) = Tokenizer::from_raw(&raw) {
+            for options in [PLAIN, PARSE, FRAMED] {
+                if let Ok(ids) = tokenizer.encode(&text, options) {
+                    proptest::prop_assert!(ids.iter().all(|&id| tokenizer.text(id).is_some()));
+                }
+            }
+            proptest::prop_assert_eq!(streamed(&tokenizer, &decoded), tokenizer.decode(&decoded, false));
+        }
     }
 }

@@ -153,10 +153,38 @@ pub(super) struct Vocab {
 
 /// Texts that end a turn or a document wherever they are special tokens.
 const END_TEXTS: &[&str] = &[
-    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>",
-    "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_utterance>", "<turn|>", "<EOT>", "_<EOT>", "[EOT]",
-    "[EOS]", "<eos>", "</s>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
-    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<|return|>",
+    "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
+    "<end_of_utterance>",
+    "<turn|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<eos>",
+    "</s>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
 ];
 
 impl Vocab {
@@ -190,11 +218,7 @@ impl Vocab {
         let bos = id("tokenizer.ggml.bos_token_id", or(raw.bos, 1))?;
         let eos = id("tokenizer.ggml.eos_token_id", or(raw.eos, 2))?;
         let unk = id("tokenizer.ggml.unknown_token_id", or(raw.unk, 0))?;
-        let ends = [
-            eos,
-            id("tokenizer.ggml.eot_token_id", raw.eot)?,
-            id("tokenizer.ggml.eom_token_id", raw.eom)?,
-        ];
+        let ends = [eos, id("tokenizer.ggml.eot_token_id", raw.eot)?, id("tokenizer.ggml.eom_token_id", raw.eom)?];
         // Padding is never fed or expected here, so a wrong id of it is no reason to refuse a model.
         let pad = id("tokenizer.ggml.padding_token_id", raw.pad).unwrap_or_else(|error| {
             warnings.push(error.to_string());
@@ -303,12 +327,7 @@ fn kinds(raw: &Raw, texts: &[String], warnings: &mut Vec<String>) -> Result<Vec<
     Ok(kinds)
 }
 
-fn scores_of(
-    raw: &Raw,
-    model: Model,
-    tokens: usize,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<f32>, TokenizerError> {
+fn scores_of(raw: &Raw, model: Model, tokens: usize, warnings: &mut Vec<String>) -> Result<Vec<f32>, TokenizerError> {
     let Some(scores) = &raw.scores else {
         if model == Model::SentencePiece {
             warnings.push("no tokenizer.ggml.scores: texts are merged from left to right, not by score".to_owned());
