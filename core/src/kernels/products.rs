@@ -104,7 +104,7 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, tiles) = split(m.tiles(), self.tasks(m.rows() * m.cols() * x.tokens()), 1);
+        let (tasks, tiles) = split(m.tiles(), self.tasks([m.rows(), m.cols(), x.tokens()]), 1);
         // SAFETY: each task has tiles, and so rows, of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.ternary(m, x, tiles(i), &out) });
     }
@@ -114,14 +114,15 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, rows) = split(m.rows(), self.tasks(m.rows() * m.cols() * out.tokens()), TILE_ROWS);
+        let (tasks, rows) = split(m.rows(), self.tasks([m.rows(), m.cols(), out.tokens()]), TILE_ROWS);
         // SAFETY: each task has rows of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.block_matrix(m, x, rows(i), &out) });
     }
 
-    /// How many tasks a product of `weights` multiplications is worth.
-    fn tasks(&self, weights: usize) -> usize {
-        if weights < SMALL {
+    /// How many tasks a product of those extents is worth.
+    fn tasks(&self, extents: [usize; 3]) -> usize {
+        // More than 32 bits count, where a word has no more.
+        if extents.into_iter().fold(1, usize::saturating_mul) < SMALL {
             1
         } else {
             self.exec.threads().clamp(1, 1 << 10) * if self.exec.threads() > 1 { TASKS_A_THREAD } else { 1 }

@@ -13,7 +13,7 @@ use crate::gguf::{Gguf, Header, TensorInfo};
 use crate::kernels::{self, Executor, Kernel, chunks_mut};
 use crate::ops::{Norm, RopeScaling};
 use crate::ternary::{BlockMatrix, Matrix, TernaryBuilder, TernaryMatrix};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 /// Choices made when a model is loaded.
@@ -30,6 +30,8 @@ enum Place {
     Matrix { rows: Option<usize>, cols: usize },
     /// `[len]`
     Vector { len: usize },
+    /// `[len]`, divided by, so all above zero.
+    Divisors { len: usize },
     /// Read by other programs only.
     Ignored,
 }
@@ -89,10 +91,16 @@ impl Loader {
         };
         let (loaded, group, held) = match place {
             Place::Ignored => return Ok(()),
-            Place::Vector { len } => {
+            Place::Vector { len } | Place::Divisors { len } => {
                 let mut values = vec![0.0; len];
                 format.dequantize(bytes, &mut values).map_err(|source| in_tensor(info, source))?;
                 finite(info, &values, 0)?;
+                if matches!(place, Place::Divisors { .. })
+                    && let Some(element) = values.iter().position(|&value| value <= 0.0)
+                {
+                    let (name, value) = (info.name.clone(), values[element]);
+                    return Err(ModelError::NotPositive { name, offset: info.offset, element, value });
+                }
                 (Loaded::Vector(values), None, len * 4)
             }
             Place::Matrix { .. } if format.is_ternary() => {
@@ -245,12 +253,15 @@ impl Transformer {
 impl Plan {
     /// Finds a place for every tensor and a tensor for every place.
     fn of(config: &Config, header: &Header) -> Result<Self, Vec<ModelError>> {
-        // Before anything is made for each layer: a block has several tensors.
-        if config.n_layer > header.tensors.len() {
+        // Before anything is made for each layer.
+        if config.n_layer > header.tensors.len() / MIN_TENSORS_A_LAYER {
             return Err(vec![ModelError::BadValue {
                 key: format!("{}.block_count", config.architecture.name),
                 value: config.n_layer.to_string(),
-                expected: format!("the file has only {} tensors in all", header.tensors.len()),
+                expected: format!(
+                    "a layer has at least {MIN_TENSORS_A_LAYER} tensors, and the file only {} in all",
+                    header.tensors.len()
+                ),
             }]);
         }
         let (wanted, mut errors) = (places(config), Vec::new());
@@ -268,21 +279,25 @@ impl Plan {
                 Err(error) => errors.push(error),
             }
         }
+        let present: HashSet<_> = header.tensors.iter().map(|info| info.name.as_str()).collect();
         let mut absent: Vec<_> = wanted
             .iter()
-            .filter(|(name, (_, required))| *required && !header.tensors.iter().any(|info| info.name == **name))
+            .filter(|(name, (_, required))| *required && !present.contains(name.as_str()))
             .map(|(name, _)| name)
             .collect();
         absent.sort();
         errors.extend(absent.into_iter().map(|name| missing(config, name)));
         if errors.is_empty()
-            && let Some(error) = vocabularies_differ(header)
+            && let Some(error) = vocabularies_differ(header).or_else(|| ids_without_rows(header))
         {
             errors.push(error);
         }
         if errors.is_empty() { Ok(Self { places }) } else { Err(errors) }
     }
 }
+
+/// Two norms, q, k and v in one, the attention's output, up and down: what the leanest architecture has.
+const MIN_TENSORS_A_LAYER: usize = 6;
 
 /// All names an architecture knows, each with its place and whether it must be there.
 fn places(c: &Config) -> HashMap<String, (Place, bool)> {
@@ -297,7 +312,7 @@ fn places(c: &Config) -> HashMap<String, (Place, bool)> {
             put("position_embd.weight".into(), positions, true);
         }
         Some(rope) => {
-            let half = Place::Vector { len: rope.rotated / 2 };
+            let half = Place::Divisors { len: rope.rotated / 2 };
             let long = matches!(rope.scaling, RopeScaling::Long { .. });
             put("rope_freqs.weight".into(), half, false);
             // Files of models with LongRoPE carry their factors even where it is switched off.
@@ -362,7 +377,7 @@ fn check(info: &TensorInfo, format: Format, place: Place) -> Result<(), ModelErr
     };
     match place {
         Place::Ignored => {}
-        Place::Vector { len } => {
+        Place::Vector { len } | Place::Divisors { len } => {
             if info.elements() != len as u64 {
                 return Err(shape(format!("{len} elements")));
             }
@@ -400,6 +415,19 @@ fn vocabularies_differ(header: &Header) -> Option<ModelError> {
         offset: output.offset,
         found: format!("{} x {}", output.rows(), output.cols()),
         expected: format!("{} x {}, as the embedding has", embedding.rows(), embedding.cols()),
+    })
+}
+
+/// A vocabulary with more tokens than the embedding has rows: texts would become ids that the model cannot read. Fewer are
+/// no fault, as embeddings get padded.
+fn ids_without_rows(header: &Header) -> Option<ModelError> {
+    let tokens = header.metadata.array("tokenizer.ggml.tokens")?.len() as u64;
+    let embedding = header.tensor("token_embd.weight")?;
+    (tokens > embedding.rows()).then(|| ModelError::Vocabulary {
+        name: embedding.name.clone(),
+        offset: embedding.offset,
+        rows: embedding.rows(),
+        tokens,
     })
 }
 
@@ -444,15 +472,15 @@ fn pack(
             drop(tiles);
             Ok(builder.finish())
         }
-        Some((row, error)) => Err(in_tensor(
-            info,
-            match error {
-                FormatError::BadScale { format, block, scale } => {
-                    FormatError::BadScale { format, block: block + row * (cols / format.block_len()), scale }
-                }
-                other => other,
-            },
-        )),
+        Some((row, error)) => Err(in_tensor(info, from_row(error, row * (cols / format.block_len())))),
+    }
+}
+
+/// An error in a row that begins at block `first` of its tensor.
+fn from_row(error: FormatError, first: usize) -> FormatError {
+    match error {
+        FormatError::BadScale { format, block, scale } => FormatError::BadScale { format, block: first + block, scale },
+        other => other,
     }
 }
 
@@ -461,11 +489,13 @@ fn check_finite(info: &TensorInfo, m: &BlockMatrix, exec: &dyn Executor) -> Resu
     const ROWS: usize = 64;
     let tasks = m.rows().div_ceil(ROWS);
     let first_error: Mutex<Option<(usize, ModelError)>> = Mutex::new(None);
+    let (format, row_blocks) = (m.format(), m.cols() / m.format().block_len());
     exec.run(tasks, &|task| {
         let mut values = vec![0.0; m.cols()];
         for row in task * ROWS..((task + 1) * ROWS).min(m.rows()) {
-            m.dequantize_row(row, &mut values);
-            if let Err(error) = finite(info, &values, row * m.cols()) {
+            let read = format.dequantize(m.row(row), &mut values);
+            let read = read.map_err(|error| in_tensor(info, from_row(error, row * row_blocks)));
+            if let Err(error) = read.and_then(|()| finite(info, &values, row * m.cols())) {
                 let mut first = first_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 if first.as_ref().is_none_or(|(r, _)| row < *r) {
                     *first = Some((row, error));
