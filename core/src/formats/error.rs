@@ -48,7 +48,8 @@ pub enum FormatError {
     },
     /// The file has fewer bytes for the tensor than its type and shape need.
     #[error("tensor `{tensor}` at byte {offset} needs {needed} bytes as {}, the file has {available}; \
-        it is cut short, or another tool's type uses the same id", format.name())]
+        it is cut short, or another tool's type uses the same id; \
+        download or convert it again", format.name())]
     TooSmall {
         /// The tensor.
         tensor: String,

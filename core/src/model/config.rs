@@ -199,6 +199,10 @@ impl Keys<'_> {
         }
     }
 
+    fn has_tensor(&self, name: &str) -> bool {
+        self.header.tensor(name).is_some()
+    }
+
     fn rope(&self, style: crate::kernels::RopeStyle, head_dim: usize, n_ctx: usize) -> Result<Rope, ModelError> {
         let rotated = self.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
         if rotated > head_dim || !rotated.is_multiple_of(2) {
@@ -220,7 +224,9 @@ impl Keys<'_> {
         let attention_factor = self.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
         // Writers of Phi-3 files give the factors as tensors and no type.
         let implied = match bare {
-            _ if self.header.tensor("rope_factors_long.weight").is_some() => "longrope",
+            _ if ["long", "short"].iter().any(|set| self.has_tensor(&format!("rope_factors_{set}.weight"))) => {
+                "longrope"
+            }
             Some(_) => "linear",
             None => "none",
         };

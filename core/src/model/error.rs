@@ -34,7 +34,9 @@ pub enum ModelError {
         remedy: &'static str,
     },
     /// A hyperparameter makes no sense.
-    #[error("metadata key {key} is {value}, but {expected}; the file is damaged or was written by a faulty converter")]
+    #[error(
+        "metadata key {key} is {value}, but {expected}; the file is damaged or was written by a faulty converter, download or convert it again"
+    )]
     BadValue {
         /// The key.
         key: String,
@@ -63,7 +65,7 @@ pub enum ModelError {
     },
     /// A tensor has other dimensions than the hyperparameters say.
     #[error(
-        "tensor {name} at offset {offset} has shape {found} (rows x columns) where the metadata asks for {expected}; the file is damaged or was written by a faulty converter"
+        "tensor {name} at offset {offset} has shape {found} (rows x columns) where the metadata asks for {expected}; the file is damaged or was written by a faulty converter, download or convert it again"
     )]
     Shape {
         /// The tensor.

@@ -13,6 +13,7 @@ use crate::gguf::{Gguf, Header, TensorInfo};
 use crate::kernels::{self, Executor, Kernel, chunks_mut};
 use crate::ops::{Norm, RopeScaling};
 use crate::ternary::{BlockMatrix, Matrix, TernaryBuilder, TernaryMatrix};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
@@ -56,7 +57,7 @@ pub struct Loader {
     reports: Vec<TensorReport>,
 }
 
-/// Everything that stands against loading a file, as far as its header tells.
+/// Everything that stands against loading a file, as far as its header tells; of very many reasons, the first.
 pub fn refusals(header: &Header) -> Vec<ModelError> {
     match Config::from_header(header) {
         Ok(config) => Plan::of(&config, header).err().unwrap_or_default(),
@@ -267,7 +268,11 @@ impl Plan {
         let (wanted, mut errors) = (places(config), Vec::new());
         let mut places = HashMap::new();
         for (info, identified) in header.tensors.iter().zip(identify_all(header)) {
-            let Some(&(place, _)) = wanted.get(info.name.as_str()) else {
+            if errors.len() == MOST_REFUSALS {
+                break;
+            }
+            let name = generic(&info.name, config.n_layer);
+            let Some(&(place, _)) = name.and_then(|name| wanted.get(&*name)) else {
                 errors.push(unexpected(config, &info.name));
                 continue;
             };
@@ -280,13 +285,14 @@ impl Plan {
             }
         }
         let present: HashSet<_> = header.tensors.iter().map(|info| info.name.as_str()).collect();
-        let mut absent: Vec<_> = wanted
-            .iter()
-            .filter(|(name, (_, required))| *required && !present.contains(name.as_str()))
-            .map(|(name, _)| name)
-            .collect();
-        absent.sort();
-        errors.extend(absent.into_iter().map(|name| missing(config, name)));
+        let mut required: Vec<_> = wanted.iter().filter(|(_, (_, required))| *required).map(|(name, _)| name).collect();
+        required.sort();
+        let of_layers = |name: &String| -> Vec<String> {
+            let layers = if name.contains(EACH_LAYER) { config.n_layer } else { 1 };
+            (0..layers).map(|i| name.replace(EACH_LAYER, &format!("blk.{i}."))).collect()
+        };
+        let absent = required.into_iter().flat_map(of_layers).filter(|name| !present.contains(name.as_str()));
+        errors.extend(absent.take(MOST_REFUSALS - errors.len()).map(|name| missing(config, &name)));
         if errors.is_empty()
             && let Some(error) = vocabularies_differ(header).or_else(|| ids_without_rows(header))
         {
@@ -296,10 +302,25 @@ impl Plan {
     }
 }
 
+/// Refusals that are told at most: more help no one, and a hostile file may earn millions.
+const MOST_REFUSALS: usize = 1000;
+
 /// Two norms, q, k and v in one, the attention's output, up and down: what the leanest architecture has.
 const MIN_TENSORS_A_LAYER: usize = 6;
 
-/// All names an architecture knows, each with its place and whether it must be there.
+/// Stands for the layer in a name that every layer has.
+const EACH_LAYER: &str = "blk.*.";
+
+/// A tensor's name with [`EACH_LAYER`] for its layer; `None` if that is not one of `n_layer`.
+fn generic(name: &str, n_layer: usize) -> Option<Cow<'_, str>> {
+    let Some(rest) = name.strip_prefix("blk.") else { return Some(name.into()) };
+    let (index, part) = rest.split_once('.')?;
+    let i: usize = index.parse().ok()?;
+    // Not "01", nor "+1".
+    (i < n_layer && i.to_string() == index).then(|| format!("{EACH_LAYER}{part}").into())
+}
+
+/// All names an architecture knows, [`generic`], each with its place and whether it must be there.
 fn places(c: &Config) -> HashMap<String, (Place, bool)> {
     let (a, mut places) = (c.architecture, HashMap::new());
     let mut put = |name: String, place: Place, required: bool| places.insert(name, (place, required));
@@ -328,42 +349,39 @@ fn places(c: &Config) -> HashMap<String, (Place, bool)> {
         }
     };
     norm("output_norm".into(), c.n_embd, layered);
-    for i in 0..c.n_layer {
-        norm(format!("blk.{i}.attn_norm"), c.n_embd, layered);
-        norm(format!("blk.{i}.ffn_norm"), c.n_embd, layered);
-        if a.head_norms {
-            norm(format!("blk.{i}.attn_q_norm"), c.head_dim, false);
-            norm(format!("blk.{i}.attn_k_norm"), c.head_dim, false);
-        }
-        if a.sub_norms {
-            norm(format!("blk.{i}.attn_sub_norm"), c.q_width(), false);
-            norm(format!("blk.{i}.ffn_sub_norm"), c.n_ff, false);
-        }
+    let of_layer = |name: &str| format!("{EACH_LAYER}{name}");
+    norm(of_layer("attn_norm"), c.n_embd, layered);
+    norm(of_layer("ffn_norm"), c.n_embd, layered);
+    if a.head_norms {
+        norm(of_layer("attn_q_norm"), c.head_dim, false);
+        norm(of_layer("attn_k_norm"), c.head_dim, false);
     }
-    for i in 0..c.n_layer {
-        let mut linear = |name: &str, rows: usize, cols: usize| {
-            let name = format!("blk.{i}.{name}");
-            put(format!("{name}.weight"), Place::Matrix { rows: Some(rows), cols }, true);
-            put(format!("{name}.bias"), Place::Vector { len: rows }, a.biases);
-            put(format!("{name}.scale"), Place::Vector { len: 1 }, false);
-        };
-        if a.fused_qkv {
-            linear("attn_qkv", c.q_width() + 2 * c.kv_width(), c.n_embd);
-        } else {
-            linear("attn_q", c.q_width(), c.n_embd);
-            linear("attn_k", c.kv_width(), c.n_embd);
-            linear("attn_v", c.kv_width(), c.n_embd);
-        }
-        linear("attn_output", c.n_embd, c.q_width());
-        if a.gated && !a.fused_gate {
-            linear("ffn_gate", c.n_ff, c.n_embd);
-        }
-        linear("ffn_up", if a.fused_gate { 2 * c.n_ff } else { c.n_ff }, c.n_embd);
-        linear("ffn_down", c.n_embd, c.n_ff);
-        // Inverse frequencies that old converters left in; they follow from the metadata.
-        put(format!("blk.{i}.attn_rot_embd.weight"), Place::Ignored, false);
-        put(format!("blk.{i}.attn_rot_embd"), Place::Ignored, false);
+    if a.sub_norms {
+        norm(of_layer("attn_sub_norm"), c.q_width(), false);
+        norm(of_layer("ffn_sub_norm"), c.n_ff, false);
     }
+    let mut linear = |name: &str, rows: usize, cols: usize| {
+        let name = of_layer(name);
+        put(format!("{name}.weight"), Place::Matrix { rows: Some(rows), cols }, true);
+        put(format!("{name}.bias"), Place::Vector { len: rows }, a.biases);
+        put(format!("{name}.scale"), Place::Vector { len: 1 }, false);
+    };
+    if a.fused_qkv {
+        linear("attn_qkv", c.q_width() + 2 * c.kv_width(), c.n_embd);
+    } else {
+        linear("attn_q", c.q_width(), c.n_embd);
+        linear("attn_k", c.kv_width(), c.n_embd);
+        linear("attn_v", c.kv_width(), c.n_embd);
+    }
+    linear("attn_output", c.n_embd, c.q_width());
+    if a.gated && !a.fused_gate {
+        linear("ffn_gate", c.n_ff, c.n_embd);
+    }
+    linear("ffn_up", if a.fused_gate { 2 * c.n_ff } else { c.n_ff }, c.n_embd);
+    linear("ffn_down", c.n_embd, c.n_ff);
+    // Inverse frequencies that old converters left in; they follow from the metadata.
+    put(of_layer("attn_rot_embd.weight"), Place::Ignored, false);
+    put(of_layer("attn_rot_embd"), Place::Ignored, false);
     places
 }
 
