@@ -7,10 +7,12 @@ use super::Format;
 #[non_exhaustive]
 pub enum FormatError {
     /// A type that is known and not supported.
-    #[error("tensor `{tensor}` has type {type_name} (id {type_id}), which is not supported; {remedy}")]
+    #[error("tensor `{tensor}` at byte {offset} has type {type_name} (id {type_id}), which is not supported; {remedy}")]
     Unsupported {
         /// The tensor.
         tensor: String,
+        /// Where it begins in the file.
+        offset: u64,
         /// The type's name.
         type_name: &'static str,
         /// The type's number in the file.
@@ -19,19 +21,26 @@ pub enum FormatError {
         remedy: &'static str,
     },
     /// A type number that no known tool writes.
-    #[error("tensor `{tensor}` has the unknown type id {type_id}; convert the model to TQ1_0, TQ2_0 or Q2_0")]
+    #[error(
+        "tensor `{tensor}` at byte {offset} has the unknown type id {type_id}; convert the model to TQ1_0, TQ2_0 or Q2_0"
+    )]
     UnknownType {
         /// The tensor.
         tensor: String,
+        /// Where it begins in the file.
+        offset: u64,
         /// The type's number in the file.
         type_id: u32,
     },
     /// Rows that do not consist of whole blocks.
-    #[error("tensor `{tensor}` has rows of {cols} elements, not a multiple of {}'s block of {}; the file is damaged",
+    #[error("tensor `{tensor}` at byte {offset} has rows of {cols} elements, not a multiple of {}'s block of {}; \
+        the file is damaged, download or convert it again",
         format.name(), format.block_len())]
     RaggedRow {
         /// The tensor.
         tensor: String,
+        /// Where it begins in the file.
+        offset: u64,
         /// The row length.
         cols: u64,
         /// The type.
@@ -39,7 +48,8 @@ pub enum FormatError {
     },
     /// The file has fewer bytes for the tensor than its type and shape need.
     #[error("tensor `{tensor}` at byte {offset} needs {needed} bytes as {}, the file has {available}; \
-        it is cut short, or another tool's type uses the same id", format.name())]
+        it is cut short, or another tool's type uses the same id; \
+        download or convert it again", format.name())]
     TooSmall {
         /// The tensor.
         tensor: String,

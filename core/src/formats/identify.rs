@@ -135,7 +135,8 @@ fn readings(info: &TensorInfo) -> Result<Readings, FormatError> {
 
 /// The exact bytes of a tensor as `format`.
 fn needed(info: &TensorInfo, format: Format) -> Result<u64, FormatError> {
-    let ragged = || FormatError::RaggedRow { tensor: info.name.clone(), cols: info.cols(), format };
+    let ragged =
+        || FormatError::RaggedRow { tensor: info.name.clone(), offset: info.offset, cols: info.cols(), format };
     if !info.cols().is_multiple_of(format.block_len() as u64) {
         return Err(ragged());
     }
@@ -149,7 +150,8 @@ fn too_small(info: &TensorInfo, format: Format, needed: u64) -> FormatError {
 }
 
 fn refused(info: &TensorInfo, type_name: &'static str, remedy: &'static str) -> FormatError {
-    FormatError::Unsupported { tensor: info.name.clone(), type_name, type_id: info.type_id, remedy }
+    let (tensor, offset, type_id) = (info.name.clone(), info.offset, info.type_id);
+    FormatError::Unsupported { tensor, offset, type_name, type_id, remedy }
 }
 
 /// The error for a type number without a [`Format`]. Numbers as of ggml, bitnet.cpp and ik_llama.cpp in mid-2026.
@@ -187,7 +189,7 @@ fn unsupported(info: &TensorInfo) -> FormatError {
         40 => ("NVFP4", CONVERT),
         134 => ("IQ1_BN (ik_llama.cpp)", CONVERT),
         135 => ("IQ2_BN (ik_llama.cpp)", CONVERT),
-        type_id => return FormatError::UnknownType { tensor: info.name.clone(), type_id },
+        type_id => return FormatError::UnknownType { tensor: info.name.clone(), offset: info.offset, type_id },
     };
     refused(info, name, remedy)
 }

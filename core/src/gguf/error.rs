@@ -221,7 +221,7 @@ pub enum GgufError {
         size: u64,
     },
     /// A key that is needed is absent.
-    #[error("metadata key `{key}` is missing; the file is incomplete or of another kind")]
+    #[error("metadata key `{key}` is missing; the file is incomplete or of another kind, convert the model again")]
     MissingKey {
         /// The key.
         key: String,

@@ -104,7 +104,7 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, tiles) = split(m.tiles(), self.tasks(m.rows() * m.cols() * x.tokens()), 1);
+        let (tasks, tiles) = split(m.tiles(), self.tasks([m.rows(), m.cols(), x.tokens()]), 1);
         // SAFETY: each task has tiles, and so rows, of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.ternary(m, x, tiles(i), &out) });
     }
@@ -114,23 +114,20 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, rows) = split(m.rows(), self.tasks(m.rows() * m.cols() * out.tokens()), TILE_ROWS);
+        let (tasks, rows) = split(m.rows(), self.tasks([m.rows(), m.cols(), out.tokens()]), TILE_ROWS);
         // SAFETY: each task has rows of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.block_matrix(m, x, rows(i), &out) });
     }
 
-    /// The host's threads, if `multiplications` are worth spreading.
-    pub(crate) fn exec_for(&self, multiplications: usize) -> &dyn Executor {
-        if multiplications < SMALL { &Serial } else { self.exec }
+    /// The host's threads, if that many multiplications are worth spreading; extents too large for a word count as many.
+    pub(crate) fn exec_for(&self, extents: &[usize]) -> &dyn Executor {
+        if extents.iter().copied().fold(1, usize::saturating_mul) < SMALL { &Serial } else { self.exec }
     }
 
-    /// How many tasks a product of `weights` multiplications is worth.
-    fn tasks(&self, weights: usize) -> usize {
-        if weights < SMALL {
-            1
-        } else {
-            self.exec.threads().clamp(1, 1 << 10) * if self.exec.threads() > 1 { TASKS_A_THREAD } else { 1 }
-        }
+    /// How many tasks a product of those extents is worth.
+    fn tasks(&self, extents: [usize; 3]) -> usize {
+        let threads = self.exec_for(&extents).threads();
+        if threads == 1 { 1 } else { threads.min(1 << 10) * TASKS_A_THREAD }
     }
 
     /// Calls `task` with each row of `data`, `[n, width]`, and its index, spread over the threads.

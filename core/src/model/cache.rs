@@ -18,7 +18,7 @@ pub struct Cache {
     tokens: usize,
 }
 
-/// Tokens that room is made for at a time.
+/// Tokens that room is made for at a time, once there are so many; the first few double.
 const STEP: usize = 256;
 
 impl Cache {
@@ -40,7 +40,8 @@ impl Cache {
     /// Makes room for `more` tokens in every layer, zeroed.
     pub(super) fn extend(&mut self, more: usize) {
         let len = (self.tokens + more) * self.width;
-        let capacity = (self.tokens + more).next_multiple_of(STEP) * self.width;
+        let tokens = self.tokens + more;
+        let capacity = tokens.next_power_of_two().min(tokens.next_multiple_of(STEP)) * self.width;
         for layer in &mut self.layers {
             for data in [&mut layer.keys, &mut layer.values] {
                 data.truncate(self.tokens * self.width);

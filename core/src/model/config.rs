@@ -34,7 +34,7 @@ pub struct Config {
     pub rope: Option<Rope>,
 }
 
-/// No hyperparameter of any model comes near; products of two stay far below overflow.
+/// No hyperparameter of any model comes near, nor any width of a matrix.
 const MAX_SIZE: usize = 1 << 24;
 
 impl Config {
@@ -70,6 +70,11 @@ impl Config {
         {
             return Err(keys.bad("attention.value_length", length, format!("must equal the key length {head_dim}")));
         }
+        // The width of q, which that of k and v divides: multiplied freely from here on, on 32-bit machines too.
+        if n_head as u64 * head_dim as u64 > MAX_SIZE as u64 {
+            let expected = format!("must give at most {MAX_SIZE} elements with {head_dim} in each head");
+            return Err(keys.bad("attention.head_count", n_head, expected));
+        }
         let eps_key = match architecture.norm {
             super::NormKind::Rms => "attention.layer_norm_rms_epsilon",
             super::NormKind::Layer => "attention.layer_norm_epsilon",
@@ -89,8 +94,8 @@ impl Config {
             head_dim,
             n_ctx,
             eps,
-            attention_scale: keys.positive("attention.scale")?.unwrap_or(1.0 / (head_dim as f32).sqrt()),
-            window: keys.optional_size("attention.sliding_window").unwrap_or(None),
+            attention_scale: keys.unless_zero("attention.scale")?.unwrap_or(1.0 / (head_dim as f32).sqrt()),
+            window: keys.window()?,
             rope: architecture.rope.map(|style| keys.rope(style, head_dim, n_ctx)).transpose()?,
         })
     }
@@ -116,7 +121,7 @@ fn refuse(metadata: &Metadata, name: &str) -> Result<(), ModelError> {
         });
     }
     let experts = format!("{name}.expert_count");
-    if metadata.u64(&experts).is_some_and(|n| n > 0) {
+    if metadata.contains(&experts) && metadata.u64(&experts) != Some(0) {
         return Err(ModelError::Unsupported {
             feature: "a mixture of experts",
             key: experts,
@@ -154,8 +159,18 @@ impl Keys<'_> {
         if self.metadata.contains(&self.key(name)) { self.size(name).map(Some) } else { Ok(None) }
     }
 
-    /// A float above zero, or an integer one; absent or zero is none.
-    fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
+    /// The attention's window; zero, or more than any context, is none.
+    fn window(&self) -> Result<Option<usize>, ModelError> {
+        let key = self.key("attention.sliding_window");
+        if !self.metadata.contains(&key) {
+            return Ok(None);
+        }
+        let window = self.metadata.require_u64(&key)?;
+        Ok((1..=MAX_SIZE as u64).contains(&window).then_some(window as usize))
+    }
+
+    /// A float from zero on, or an integer one; absent is none.
+    fn float(&self, name: &str) -> Result<Option<f32>, ModelError> {
         let key = self.key(name);
         let value = match self.metadata.f32(&key) {
             Some(value) => value,
@@ -168,7 +183,24 @@ impl Keys<'_> {
         if !value.is_finite() || value < 0.0 {
             return Err(self.bad(name, value, "must be a positive number".into()));
         }
-        Ok((value > 0.0).then_some(value))
+        Ok(Some(value))
+    }
+
+    /// As [`float`](Self::float), where zero stands for absence.
+    fn unless_zero(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        Ok(self.float(name)?.filter(|&value| value > 0.0))
+    }
+
+    /// As [`float`](Self::float), where zero makes no sense.
+    fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        match self.float(name)? {
+            Some(0.0) => Err(self.bad(name, 0, "must be a positive number".into())),
+            value => Ok(value),
+        }
+    }
+
+    fn has_tensor(&self, name: &str) -> bool {
+        self.header.tensor(name).is_some()
     }
 
     fn rope(&self, style: crate::kernels::RopeStyle, head_dim: usize, n_ctx: usize) -> Result<Rope, ModelError> {
@@ -185,25 +217,30 @@ impl Keys<'_> {
             return Err(self.bad("rope.freq_base", base, "must be above 1".into()));
         }
         // Before scaling had a type, a bare linear scale was written.
-        let bare = self.positive("rope.scale_linear")?;
-        let factor = self.positive("rope.scaling.factor")?.or(bare).map_or(1.0, f64::from);
+        let bare = self.unless_zero("rope.scale_linear")?;
+        let factor =
+            || -> Result<f64, ModelError> { Ok(self.positive("rope.scaling.factor")?.or(bare).map_or(1.0, f64::from)) };
         let original = self.optional_size("rope.scaling.original_context_length")?.unwrap_or(n_ctx) as u32;
         let attention_factor = self.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
         // Writers of Phi-3 files give the factors as tensors and no type.
         let implied = match bare {
-            _ if self.header.tensor("rope_factors_long.weight").is_some() => "longrope",
+            _ if ["long", "short"].iter().any(|set| self.has_tensor(&format!("rope_factors_{set}.weight"))) => {
+                "longrope"
+            }
             Some(_) => "linear",
             None => "none",
         };
-        let scaling = match self.metadata.str(&self.key("rope.scaling.type")).unwrap_or(implied) {
+        let key = self.key("rope.scaling.type");
+        let kind = if self.metadata.contains(&key) { self.metadata.require_str(&key)? } else { implied };
+        let scaling = match kind {
             "none" | "" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor },
+            "linear" => RopeScaling::Linear { factor: factor()? },
             "yarn" => RopeScaling::Yarn {
-                factor,
+                factor: factor()?,
                 original_context: original,
                 beta_fast: self.positive("rope.scaling.yarn_beta_fast")?.map_or(32.0, f64::from),
                 beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.map_or(1.0, f64::from),
-                ext_factor: self.positive("rope.scaling.yarn_ext_factor")?.map_or(1.0, f64::from),
+                ext_factor: self.float("rope.scaling.yarn_ext_factor")?.map_or(1.0, f64::from),
                 attention_factor,
             },
             // The factors are tensors; the loader fills them in.

@@ -313,7 +313,7 @@ impl Transformer {
             compute.kernel.attend(&attention, out);
         };
         resize(&mut s.heads, n * c.n_head * padded);
-        let exec = compute.exec_for((first + n) * n * c.n_head * padded);
+        let exec = compute.exec_for(&[first + n, n, c.n_head, padded]);
         if n == 1 {
             chunks_mut(exec, &mut s.heads, group, |kv, out| attend(0, kv, &s.queries[kv * group..][..group], out));
         } else {

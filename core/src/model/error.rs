@@ -34,7 +34,9 @@ pub enum ModelError {
         remedy: &'static str,
     },
     /// A hyperparameter makes no sense.
-    #[error("metadata key {key} is {value}, but {expected}; the file is damaged or was written by a faulty converter")]
+    #[error(
+        "metadata key {key} is {value}, but {expected}; the file is damaged or was written by a faulty converter, download or convert it again"
+    )]
     BadValue {
         /// The key.
         key: String,
@@ -63,7 +65,7 @@ pub enum ModelError {
     },
     /// A tensor has other dimensions than the hyperparameters say.
     #[error(
-        "tensor {name} at offset {offset} has shape {found} (rows x columns) where the metadata asks for {expected}; the file is damaged or was written by a faulty converter"
+        "tensor {name} at offset {offset} has shape {found} (rows x columns) where the metadata asks for {expected}; the file is damaged or was written by a faulty converter, download or convert it again"
     )]
     Shape {
         /// The tensor.
@@ -113,6 +115,34 @@ pub enum ModelError {
         /// Index of the first such element.
         element: usize,
     },
+    /// A tensor that is divided by holds zero or less.
+    #[error(
+        "tensor {name} at offset {offset} holds {value} at element {element}, but frequencies are divided by it, so it must be above zero; the file is damaged, download or convert it again"
+    )]
+    NotPositive {
+        /// The tensor.
+        name: String,
+        /// Where its data begins in the file.
+        offset: u64,
+        /// Index of the first such element.
+        element: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The tokenizer has more tokens than the embedding.
+    #[error(
+        "tensor {name} at offset {offset} has {rows} rows for the {tokens} tokens of tokenizer.ggml.tokens; the tokenizer belongs to another model, convert the model again with its own"
+    )]
+    Vocabulary {
+        /// The embedding.
+        name: String,
+        /// Where its data begins in the file.
+        offset: u64,
+        /// Its rows.
+        rows: u64,
+        /// Tokens of the tokenizer.
+        tokens: u64,
+    },
     /// Bytes were handed over for a tensor that is shorter or longer.
     #[error(
         "tensor {name}: {found} bytes were read where {expected} are needed; the file is truncated, download it again"
@@ -126,7 +156,9 @@ pub enum ModelError {
         expected: u64,
     },
     /// A token id is outside the vocabulary.
-    #[error("token id {id} is outside the vocabulary of {vocabulary} tokens")]
+    #[error(
+        "token id {id} is outside the vocabulary of {vocabulary} tokens; encode the text with this model's own tokenizer"
+    )]
     TokenOutside {
         /// The id.
         id: u32,

@@ -13,7 +13,8 @@ use crate::gguf::{Gguf, Header, TensorInfo};
 use crate::kernels::{self, Executor, Kernel, chunks_mut};
 use crate::ops::{Norm, RopeScaling};
 use crate::ternary::{BlockMatrix, Matrix, TernaryBuilder, TernaryMatrix};
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 /// Choices made when a model is loaded.
@@ -30,6 +31,8 @@ enum Place {
     Matrix { rows: Option<usize>, cols: usize },
     /// `[len]`
     Vector { len: usize },
+    /// `[len]`, divided by, so all above zero.
+    Divisors { len: usize },
     /// Read by other programs only.
     Ignored,
 }
@@ -54,7 +57,7 @@ pub struct Loader {
     reports: Vec<TensorReport>,
 }
 
-/// Everything that stands against loading a file, as far as its header tells.
+/// Everything that stands against loading a file, as far as its header tells; of very many reasons, the first.
 pub fn refusals(header: &Header) -> Vec<ModelError> {
     match Config::from_header(header) {
         Ok(config) => Plan::of(&config, header).err().unwrap_or_default(),
@@ -89,10 +92,16 @@ impl Loader {
         };
         let (loaded, group, held) = match place {
             Place::Ignored => return Ok(()),
-            Place::Vector { len } => {
+            Place::Vector { len } | Place::Divisors { len } => {
                 let mut values = vec![0.0; len];
                 format.dequantize(bytes, &mut values).map_err(|source| in_tensor(info, source))?;
                 finite(info, &values, 0)?;
+                if matches!(place, Place::Divisors { .. })
+                    && let Some(element) = values.iter().position(|&value| value <= 0.0)
+                {
+                    let (name, value) = (info.name.clone(), values[element]);
+                    return Err(ModelError::NotPositive { name, offset: info.offset, element, value });
+                }
                 (Loaded::Vector(values), None, len * 4)
             }
             Place::Matrix { .. } if format.is_ternary() => {
@@ -245,18 +254,25 @@ impl Transformer {
 impl Plan {
     /// Finds a place for every tensor and a tensor for every place.
     fn of(config: &Config, header: &Header) -> Result<Self, Vec<ModelError>> {
-        // Before anything is made for each layer: a block has several tensors.
-        if config.n_layer > header.tensors.len() {
+        // Before anything is made for each layer.
+        if config.n_layer > header.tensors.len() / MIN_TENSORS_A_LAYER {
             return Err(vec![ModelError::BadValue {
                 key: format!("{}.block_count", config.architecture.name),
                 value: config.n_layer.to_string(),
-                expected: format!("the file has only {} tensors in all", header.tensors.len()),
+                expected: format!(
+                    "a layer has at least {MIN_TENSORS_A_LAYER} tensors, and the file only {} in all",
+                    header.tensors.len()
+                ),
             }]);
         }
         let (wanted, mut errors) = (places(config), Vec::new());
         let mut places = HashMap::new();
         for (info, identified) in header.tensors.iter().zip(identify_all(header)) {
-            let Some(&(place, _)) = wanted.get(info.name.as_str()) else {
+            if errors.len() == MOST_REFUSALS {
+                break;
+            }
+            let name = generic(&info.name, config.n_layer);
+            let Some(&(place, _)) = name.and_then(|name| wanted.get(&*name)) else {
                 errors.push(unexpected(config, &info.name));
                 continue;
             };
@@ -268,15 +284,17 @@ impl Plan {
                 Err(error) => errors.push(error),
             }
         }
-        let mut absent: Vec<_> = wanted
-            .iter()
-            .filter(|(name, (_, required))| *required && !header.tensors.iter().any(|info| info.name == **name))
-            .map(|(name, _)| name)
-            .collect();
-        absent.sort();
-        errors.extend(absent.into_iter().map(|name| missing(config, name)));
+        let present: HashSet<_> = header.tensors.iter().map(|info| info.name.as_str()).collect();
+        let mut required: Vec<_> = wanted.iter().filter(|(_, (_, required))| *required).map(|(name, _)| name).collect();
+        required.sort();
+        let of_layers = |name: &String| -> Vec<String> {
+            let layers = if name.contains(EACH_LAYER) { config.n_layer } else { 1 };
+            (0..layers).map(|i| name.replace(EACH_LAYER, &format!("blk.{i}."))).collect()
+        };
+        let absent = required.into_iter().flat_map(of_layers).filter(|name| !present.contains(name.as_str()));
+        errors.extend(absent.take(MOST_REFUSALS - errors.len()).map(|name| missing(config, &name)));
         if errors.is_empty()
-            && let Some(error) = vocabularies_differ(header)
+            && let Some(error) = vocabularies_differ(header).or_else(|| ids_without_rows(header))
         {
             errors.push(error);
         }
@@ -284,7 +302,25 @@ impl Plan {
     }
 }
 
-/// All names an architecture knows, each with its place and whether it must be there.
+/// Refusals that are told at most: more help no one, and a hostile file may earn millions.
+const MOST_REFUSALS: usize = 1000;
+
+/// Two norms, q, k and v in one, the attention's output, up and down: what the leanest architecture has.
+const MIN_TENSORS_A_LAYER: usize = 6;
+
+/// Stands for the layer in a name that every layer has.
+const EACH_LAYER: &str = "blk.*.";
+
+/// A tensor's name with [`EACH_LAYER`] for its layer; `None` if that is not one of `n_layer`.
+fn generic(name: &str, n_layer: usize) -> Option<Cow<'_, str>> {
+    let Some(rest) = name.strip_prefix("blk.") else { return Some(name.into()) };
+    let (index, part) = rest.split_once('.')?;
+    let i: usize = index.parse().ok()?;
+    // Not "01", nor "+1".
+    (i < n_layer && i.to_string() == index).then(|| format!("{EACH_LAYER}{part}").into())
+}
+
+/// All names an architecture knows, [`generic`], each with its place and whether it must be there.
 fn places(c: &Config) -> HashMap<String, (Place, bool)> {
     let (a, mut places) = (c.architecture, HashMap::new());
     let mut put = |name: String, place: Place, required: bool| places.insert(name, (place, required));
@@ -297,7 +333,7 @@ fn places(c: &Config) -> HashMap<String, (Place, bool)> {
             put("position_embd.weight".into(), positions, true);
         }
         Some(rope) => {
-            let half = Place::Vector { len: rope.rotated / 2 };
+            let half = Place::Divisors { len: rope.rotated / 2 };
             let long = matches!(rope.scaling, RopeScaling::Long { .. });
             put("rope_freqs.weight".into(), half, false);
             // Files of models with LongRoPE carry their factors even where it is switched off.
@@ -313,42 +349,39 @@ fn places(c: &Config) -> HashMap<String, (Place, bool)> {
         }
     };
     norm("output_norm".into(), c.n_embd, layered);
-    for i in 0..c.n_layer {
-        norm(format!("blk.{i}.attn_norm"), c.n_embd, layered);
-        norm(format!("blk.{i}.ffn_norm"), c.n_embd, layered);
-        if a.head_norms {
-            norm(format!("blk.{i}.attn_q_norm"), c.head_dim, false);
-            norm(format!("blk.{i}.attn_k_norm"), c.head_dim, false);
-        }
-        if a.sub_norms {
-            norm(format!("blk.{i}.attn_sub_norm"), c.q_width(), false);
-            norm(format!("blk.{i}.ffn_sub_norm"), c.n_ff, false);
-        }
+    let of_layer = |name: &str| format!("{EACH_LAYER}{name}");
+    norm(of_layer("attn_norm"), c.n_embd, layered);
+    norm(of_layer("ffn_norm"), c.n_embd, layered);
+    if a.head_norms {
+        norm(of_layer("attn_q_norm"), c.head_dim, false);
+        norm(of_layer("attn_k_norm"), c.head_dim, false);
     }
-    for i in 0..c.n_layer {
-        let mut linear = |name: &str, rows: usize, cols: usize| {
-            let name = format!("blk.{i}.{name}");
-            put(format!("{name}.weight"), Place::Matrix { rows: Some(rows), cols }, true);
-            put(format!("{name}.bias"), Place::Vector { len: rows }, a.biases);
-            put(format!("{name}.scale"), Place::Vector { len: 1 }, false);
-        };
-        if a.fused_qkv {
-            linear("attn_qkv", c.q_width() + 2 * c.kv_width(), c.n_embd);
-        } else {
-            linear("attn_q", c.q_width(), c.n_embd);
-            linear("attn_k", c.kv_width(), c.n_embd);
-            linear("attn_v", c.kv_width(), c.n_embd);
-        }
-        linear("attn_output", c.n_embd, c.q_width());
-        if a.gated && !a.fused_gate {
-            linear("ffn_gate", c.n_ff, c.n_embd);
-        }
-        linear("ffn_up", if a.fused_gate { 2 * c.n_ff } else { c.n_ff }, c.n_embd);
-        linear("ffn_down", c.n_embd, c.n_ff);
-        // Inverse frequencies that old converters left in; they follow from the metadata.
-        put(format!("blk.{i}.attn_rot_embd.weight"), Place::Ignored, false);
-        put(format!("blk.{i}.attn_rot_embd"), Place::Ignored, false);
+    if a.sub_norms {
+        norm(of_layer("attn_sub_norm"), c.q_width(), false);
+        norm(of_layer("ffn_sub_norm"), c.n_ff, false);
     }
+    let mut linear = |name: &str, rows: usize, cols: usize| {
+        let name = of_layer(name);
+        put(format!("{name}.weight"), Place::Matrix { rows: Some(rows), cols }, true);
+        put(format!("{name}.bias"), Place::Vector { len: rows }, a.biases);
+        put(format!("{name}.scale"), Place::Vector { len: 1 }, false);
+    };
+    if a.fused_qkv {
+        linear("attn_qkv", c.q_width() + 2 * c.kv_width(), c.n_embd);
+    } else {
+        linear("attn_q", c.q_width(), c.n_embd);
+        linear("attn_k", c.kv_width(), c.n_embd);
+        linear("attn_v", c.kv_width(), c.n_embd);
+    }
+    linear("attn_output", c.n_embd, c.q_width());
+    if a.gated && !a.fused_gate {
+        linear("ffn_gate", c.n_ff, c.n_embd);
+    }
+    linear("ffn_up", if a.fused_gate { 2 * c.n_ff } else { c.n_ff }, c.n_embd);
+    linear("ffn_down", c.n_embd, c.n_ff);
+    // Inverse frequencies that old converters left in; they follow from the metadata.
+    put(of_layer("attn_rot_embd.weight"), Place::Ignored, false);
+    put(of_layer("attn_rot_embd"), Place::Ignored, false);
     places
 }
 
@@ -362,7 +395,7 @@ fn check(info: &TensorInfo, format: Format, place: Place) -> Result<(), ModelErr
     };
     match place {
         Place::Ignored => {}
-        Place::Vector { len } => {
+        Place::Vector { len } | Place::Divisors { len } => {
             if info.elements() != len as u64 {
                 return Err(shape(format!("{len} elements")));
             }
@@ -400,6 +433,19 @@ fn vocabularies_differ(header: &Header) -> Option<ModelError> {
         offset: output.offset,
         found: format!("{} x {}", output.rows(), output.cols()),
         expected: format!("{} x {}, as the embedding has", embedding.rows(), embedding.cols()),
+    })
+}
+
+/// A vocabulary with more tokens than the embedding has rows: texts would become ids that the model cannot read. Fewer are
+/// no fault, as embeddings get padded.
+fn ids_without_rows(header: &Header) -> Option<ModelError> {
+    let tokens = header.metadata.array("tokenizer.ggml.tokens")?.len() as u64;
+    let embedding = header.tensor("token_embd.weight")?;
+    (tokens > embedding.rows()).then(|| ModelError::Vocabulary {
+        name: embedding.name.clone(),
+        offset: embedding.offset,
+        rows: embedding.rows(),
+        tokens,
     })
 }
 
@@ -444,15 +490,15 @@ fn pack(
             drop(tiles);
             Ok(builder.finish())
         }
-        Some((row, error)) => Err(in_tensor(
-            info,
-            match error {
-                FormatError::BadScale { format, block, scale } => {
-                    FormatError::BadScale { format, block: block + row * (cols / format.block_len()), scale }
-                }
-                other => other,
-            },
-        )),
+        Some((row, error)) => Err(in_tensor(info, from_row(error, row * (cols / format.block_len())))),
+    }
+}
+
+/// An error in a row that begins at block `first` of its tensor.
+fn from_row(error: FormatError, first: usize) -> FormatError {
+    match error {
+        FormatError::BadScale { format, block, scale } => FormatError::BadScale { format, block: first + block, scale },
+        other => other,
     }
 }
 
@@ -461,11 +507,13 @@ fn check_finite(info: &TensorInfo, m: &BlockMatrix, exec: &dyn Executor) -> Resu
     const ROWS: usize = 64;
     let tasks = m.rows().div_ceil(ROWS);
     let first_error: Mutex<Option<(usize, ModelError)>> = Mutex::new(None);
+    let (format, row_blocks) = (m.format(), m.cols() / m.format().block_len());
     exec.run(tasks, &|task| {
         let mut values = vec![0.0; m.cols()];
         for row in task * ROWS..((task + 1) * ROWS).min(m.rows()) {
-            m.dequantize_row(row, &mut values);
-            if let Err(error) = finite(info, &values, row * m.cols()) {
+            let read = format.dequantize(m.row(row), &mut values);
+            let read = read.map_err(|error| in_tensor(info, from_row(error, row * row_blocks)));
+            if let Err(error) = read.and_then(|()| finite(info, &values, row * m.cols())) {
                 let mut first = first_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 if first.as_ref().is_none_or(|(r, _)| row < *r) {
                     *first = Some((row, error));
