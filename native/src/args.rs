@@ -36,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Generate text from a GGUF model.
     Run(commands::run::RunArgs),
+    /// Talk with a model.
+    Chat(commands::chat::ChatArgs),
     /// Show what is in a GGUF: metadata, tensors, bits per weight, and what would be refused and why.
     Inspect(commands::inspect::InspectArgs),
     /// Measure prompt processing and text generation, with llama-bench's columns.

@@ -34,7 +34,9 @@ fn wrong_usage_is_exit_code_2_and_failure_is_1() {
 fn help_and_version_name_the_program() {
     assert!(stdout(sterna().arg("--version")).starts_with("sterna 0."));
     let help = stdout(sterna().arg("--help"));
-    for command in ["run", "inspect", "bench", "perplexity", "tokenize", "pull", "list", "remove", "completions"] {
+    for command in
+        ["run", "chat", "inspect", "bench", "perplexity", "tokenize", "pull", "list", "remove", "completions"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in the help:\n{help}");
     }
 }

@@ -111,3 +111,35 @@ fn perplexity_of_a_story_is_below_that_of_noise() {
     assert!(text.starts_with("[1]") && text.contains(",[2]") && text.contains("Final estimate: PPL = "), "{text}");
     assert!(!text.contains("[3]"));
 }
+
+#[test]
+fn chat_answers_each_line_and_needs_a_template() {
+    let Some(model) = data(MODEL) else { return };
+    sterna()
+        .arg("chat")
+        .arg(&model)
+        .write_stdin("Hello\n")
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("no chat template").and(predicate::str::contains("chatml")));
+    let chat = |lines: &str| {
+        let mut command = sterna();
+        command.arg("chat").arg(&model).args([
+            "--chat-template",
+            "chatml",
+            "-sys",
+            "Be kind.",
+            "--temp",
+            "0",
+            "-n",
+            "5",
+        ]);
+        stdout(command.write_stdin(lines.to_owned()))
+    };
+    let one = chat("Hello\n");
+    assert!(!one.trim().is_empty());
+    let two = chat("Hello\n\nAnd then?\n/exit\nnever said\n");
+    assert!(two.starts_with(&one) && two.len() > one.len(), "{one:?} {two:?}");
+    // After /clear the conversation is a new one, so the same words get the same answer.
+    assert_eq!(chat("Hello\n/clear\nHello\n"), format!("{one}{one}"));
+}

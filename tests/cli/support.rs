@@ -30,7 +30,7 @@ pub fn data(name: &str) -> Option<PathBuf> {
         Some(dir) => Some(Path::new(&dir).join(name)),
         None if std::env::var("STERNA_REQUIRE_DATA").is_ok_and(|v| v == "1") => panic!("STERNA_DATA_DIR is not set"),
         None => {
-            eprintln!("skipped: needs {name} from STERNA_DATA_DIR");
+            println!("skipped: needs {name} from STERNA_DATA_DIR");
             None
         }
     }

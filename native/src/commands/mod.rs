@@ -1,6 +1,7 @@
 //! One file a command: its arguments, and a thin body that hands them on.
 
 pub mod bench;
+pub mod chat;
 pub mod completions;
 pub mod inspect;
 pub mod list;
@@ -21,6 +22,7 @@ pub fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
     match cli.command {
         None => embedded::generate(&cli.generate, out),
         Some(Command::Run(args)) => run::run(&args, out),
+        Some(Command::Chat(args)) => chat::run(&args, out),
         Some(Command::Inspect(args)) => inspect::run(&args, out),
         Some(Command::Bench(args)) => bench::run(&args, out),
         Some(Command::Perplexity(args)) => perplexity::run(&args, out),
