@@ -1,15 +1,15 @@
-//! The model inside the program: what `sterna` without a command speaks with. The one place that knows whether there is
-//! one.
+//! What `sterna` does without a command: it speaks with the model inside the program. This is the one place that knows
+//! whether there is one.
 
 use anyhow::{Result, bail};
 
 use crate::Out;
 use crate::args::GenerateArgs;
 
-/// The GGUF in this build, if it has one.
-pub const MODEL: Option<&[u8]> = None;
-
-/// Generates with the model inside.
+/// Generates with the model inside, of which there is none yet: says so, and how to go on.
+///
+/// # Errors
+/// Always.
 pub fn generate(_args: &GenerateArgs, _out: &mut Out) -> Result<()> {
     bail!(
         "this build of sterna has no model inside, so there is nothing to generate with yet; \

@@ -45,7 +45,7 @@ fn help_and_version_name_the_program() {
 fn completions_exist_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = stdout(sterna().args(["completions", shell]));
-        assert!(script.contains("perplexity") && script.contains("--hf-repo"), "{shell}");
+        assert!(script.contains("perplexity") && script.contains("hf-repo"), "{shell}");
     }
 }
 

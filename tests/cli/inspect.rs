@@ -42,13 +42,17 @@ fn bits_per_weight_types_and_refusals_are_reported() {
 fn a_cut_file_is_one_clear_error() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("m.gguf");
-    let whole = gguf(&Metadata::new(), &[("t", &[32], 0, 128)]);
-    std::fs::write(&path, &whole[..whole.len() - 100]).unwrap();
+    let whole = std::fs::read("../core/tests/data/models/llama-tq2_0.gguf").unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 30_000]).unwrap();
+    let named = |text: &str| text.contains("blk.0.ffn_down.weight") && text.contains("cut short");
+    let text = stdout(sterna().arg("inspect").arg(&path));
+    assert!(text.lines().any(|line| line.starts_with("refused: ") && named(line)), "{text}");
+    let error = predicate::function(move |text: &str| text.lines().count() == 1 && named(text));
     sterna()
-        .arg("inspect")
+        .arg("run")
         .arg(&path)
         .assert()
         .code(1)
         .stdout("")
-        .stderr(predicate::str::starts_with("error: ").and(predicate::str::contains("m.gguf")));
+        .stderr(predicate::str::starts_with("error: ").and(predicate::str::contains("m.gguf")).and(error));
 }

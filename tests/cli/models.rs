@@ -30,7 +30,8 @@ fn prompts_come_from_the_line_a_file_or_stdin_and_seeds_repeat() {
     assert!(one.starts_with("Once upon"));
     assert_eq!(one, run(&["-f", "-", "-s", "42"], "Once upon"));
     assert_eq!(one, format!("Once upon{}", run(&["-p", "Once upon", "-s", "42", "--no-display-prompt"], "")));
-    assert_ne!(one, run(&["-p", "Once upon", "-s", "43"], ""));
+    // The model is so small that two seeds may well agree; five do not.
+    assert!(["43", "44", "45", "46", "47"].iter().any(|seed| run(&["-p", "Once upon", "-s", seed], "") != one));
     assert!(run(&["-p", r"a\nb"], "").starts_with("a\nb"));
     assert!(run(&["-p", r"a\nb", "--no-escape"], "").starts_with(r"a\nb"));
 }
