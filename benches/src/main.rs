@@ -1,16 +1,43 @@
-//! Kernel throughput: ternary products of one shape, all kernels in turn, medians of alternating runs.
+//! What the machine and the kernels can do: ternary products of one shape with all kernels in turn, and the memory's speed.
 //!
-//! `cargo run --release -p sterna-benches -- --rows 4096 --cols 4096`. Prints a Markdown table; redirect it to benches/record/.
+//! ```text
+//! cargo run --release -p sterna-benches -- products --rows 4096 --cols 4096
+//! cargo run --release -p sterna-benches -- bandwidth --threads 1,2
+//! ```
+//!
+//! Prints Markdown tables, medians of alternating runs; records of such runs are in benches/record/. Whole models are
+//! measured by `sterna bench`.
 
-use clap::Parser;
+use clap::{Args, Parser};
 use std::hint::black_box;
 use std::time::Instant;
 use sterna_core::kernels::{self, Compute, Kernel, Output};
 use sterna_core::ternary::{QuantizedRows, TernaryBuilder, TernaryMatrix};
 
-/// Measures ternary products [rows, cols] x [tokens, cols] on one thread.
+/// Measures kernels and memory.
 #[derive(Parser)]
-struct Args {
+enum Command {
+    /// Ternary products [rows, cols] x [tokens, cols] on one thread
+    Products(Products),
+    /// Reading a buffer that no cache holds: what decoding a large model cannot outrun
+    Bandwidth(Bandwidth),
+}
+
+#[derive(Args)]
+struct Bandwidth {
+    /// Bytes read a round
+    #[arg(long, default_value_t = 1 << 30)]
+    bytes: usize,
+    /// Threads, each reading its share
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
+    threads: Vec<usize>,
+    /// Rounds over all numbers of threads
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+}
+
+#[derive(Args)]
+struct Products {
     /// Output features
     #[arg(long, default_value_t = 4096)]
     rows: usize,
@@ -29,7 +56,38 @@ struct Args {
 }
 
 fn main() {
-    let args = Args::parse();
+    match Command::parse() {
+        Command::Products(args) => products(&args),
+        Command::Bandwidth(args) => bandwidth(&args),
+    }
+}
+
+fn bandwidth(args: &Bandwidth) {
+    let data = vec![1u64; args.bytes / 8];
+    let mut times = vec![Vec::new(); args.threads.len()];
+    for _ in 0..args.rounds {
+        for (&threads, times) in args.threads.iter().zip(&mut times) {
+            let start = Instant::now();
+            std::thread::scope(|scope| {
+                for part in data.chunks(data.len().div_ceil(threads)) {
+                    scope.spawn(move || black_box(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word))));
+                }
+            });
+            times.push(start.elapsed().as_secs_f64());
+        }
+    }
+    println!("reading {} bytes of memory", args.bytes);
+    println!();
+    println!("| threads | median ms | GB/s | best GB/s |");
+    println!("| ---: | ---: | ---: | ---: |");
+    for (threads, times) in args.threads.iter().zip(&mut times) {
+        let seconds = median(times);
+        let of = |seconds: f64| args.bytes as f64 / seconds / 1e9;
+        println!("| {threads} | {:.1} | {:.2} | {:.2} |", seconds * 1e3, of(seconds), of(times[0]));
+    }
+}
+
+fn products(args: &Products) {
     let mut state = 1u64;
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -94,30 +94,55 @@ fn logits_agree_with_transformers() {
     assert!(failures.is_empty(), "too far from the reference: {failures:?}");
 }
 
+/// The bits of all logits of a fixture; `piece` tokens go into a call.
+fn bits(name: &str, kernel: &str, exec: &dyn Executor, piece: usize) -> Vec<u32> {
+    let (model, tokens) = (load(&bytes(name), kernel), reference(name).tokens);
+    let mut state = model.state(context(name));
+    let mut all = Vec::new();
+    for tokens in tokens.chunks(piece) {
+        let logits = model.forward(&mut state, exec, tokens, Logits::All).unwrap();
+        all.extend(logits.iter().map(|logit| logit.to_bits()));
+    }
+    all
+}
+
 #[test]
 fn logits_are_the_same_bits_on_all_kernels_threads_and_cuts() {
     for name in names() {
-        let (bytes, reference) = (bytes(&name), reference(&name));
-        let run = |kernel: &str, exec: &dyn Executor, piece: usize| -> Vec<u32> {
-            let model = load(&bytes, kernel);
-            let mut state = model.state(context(&name));
-            let mut all = Vec::new();
-            for tokens in reference.tokens.chunks(piece) {
-                let logits = model.forward(&mut state, exec, tokens, Logits::All).unwrap();
-                all.extend(logits.iter().map(|logit| logit.to_bits()));
-            }
-            all
-        };
-        let expected = run("scalar", &Serial, usize::MAX);
+        let expected = bits(&name, "scalar", &Serial, usize::MAX);
         for kernel in available() {
             for (threads, piece) in [(1, usize::MAX), (2, usize::MAX), (7, usize::MAX), (2, 1), (7, 5)] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let got = pool.install(|| run(kernel.name(), &Rayon, piece));
+                // WebAssembly under WASI has one thread.
+                let got = match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
+                    Ok(pool) => pool.install(|| bits(&name, kernel.name(), &Rayon, piece)),
+                    Err(_) if cfg!(target_family = "wasm") => bits(&name, kernel.name(), &Serial, piece),
+                    Err(error) => panic!("{error}"),
+                };
                 assert!(got == expected, "{name}: {} with {threads} threads, {piece} tokens a call", kernel.name());
             }
         }
     }
     println!("kernels exercised: {}", available().iter().map(|kernel| kernel.name()).collect::<Vec<_>>().join(", "));
+}
+
+/// Every target computes the bits that were recorded on x86-64: `cargo test` runs this there, under qemu for Arm, and in
+/// WebAssembly. A change of the arithmetic shows here and is recorded anew with STERNA_RECORD_BITS=1.
+#[test]
+fn logits_are_the_recorded_bits_on_every_target() {
+    let path = folder().join("bits.txt");
+    let mut lines = String::new();
+    for name in names() {
+        // FNV-1a over the little-endian bytes.
+        let hash = bits(&name, available()[0].name(), &Serial, usize::MAX)
+            .iter()
+            .flat_map(|bits| bits.to_le_bytes())
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        lines.push_str(&format!("{name} {hash:016x}\n"));
+    }
+    if std::env::var("STERNA_RECORD_BITS").is_ok_and(|value| value == "1") {
+        std::fs::write(&path, &lines).unwrap();
+    }
+    assert_eq!(lines, std::fs::read_to_string(&path).unwrap());
 }
 
 #[test]

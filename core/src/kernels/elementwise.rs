@@ -121,7 +121,7 @@ fn silu(x: f32) -> f32 {
 /// The tanh form: `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, with `(1 + tanh u)/2 = 1 / (1 + e^-2u)`.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
-    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
     x / (1.0 + exp(-(TWO_SQRT_2_OVER_PI * (x + 0.044_715 * (x * x * x)))))
 }
 

@@ -59,8 +59,8 @@ pub trait Kernel: Send + Sync {
     /// No other thread reads or writes these rows of `out` meanwhile.
     unsafe fn block_matrix(&self, m: &BlockMatrix, x: &[f32], rows: Range<usize>, out: &Output<'_>);
 
-    /// Attention of one head of one token; `scores` is scratch, `[positions]`, `out` is `[head_dim]`.
-    fn attend(&self, attention: &Attention<'_>, scores: &mut [f32], out: &mut [f32]);
+    /// Attention of the queries of one key-value head; `out` is laid out as the queries.
+    fn attend(&self, attention: &Attention<'_>, out: &mut [f32]);
 
     /// Quantizes one group of one token to int8: four codes at each `out[quad * stride * 4..]`; gives scale and sum of codes.
     fn quantize_group(&self, x: &[f32], out: &mut [i8], stride: usize) -> (f32, i32);
@@ -180,14 +180,14 @@ macro_rules! kernel {
                 unsafe { run(m, x, rows, out) }
             }
 
-            fn attend(&self, attention: &Attention<'_>, scores: &mut [f32], out: &mut [f32]) {
+            fn attend(&self, attention: &Attention<'_>, out: &mut [f32]) {
                 $(#[target_feature(enable = $features)])?
-                unsafe fn run(attention: &Attention<'_>, scores: &mut [f32], out: &mut [f32]) {
+                unsafe fn run(attention: &Attention<'_>, out: &mut [f32]) {
                     // SAFETY: the features are enabled here.
-                    unsafe { attention::attend::<$isa>(attention, scores, out) }
+                    unsafe { attention::attend::<$isa>(attention, out) }
                 }
                 // SAFETY: the token is proof of the features.
-                unsafe { run(attention, scores, out) }
+                unsafe { run(attention, out) }
             }
 
             kernel!(@loops ($($features)?)
@@ -277,8 +277,8 @@ impl Kernel for Scalar {
         scalar::block_matrix(m, x, rows, out);
     }
 
-    fn attend(&self, attention: &Attention<'_>, scores: &mut [f32], out: &mut [f32]) {
-        scalar::attend(attention, scores, out);
+    fn attend(&self, attention: &Attention<'_>, out: &mut [f32]) {
+        scalar::attend(attention, out);
     }
 
     fn quantize_group(&self, x: &[f32], out: &mut [i8], stride: usize) -> (f32, i32) {

@@ -3,7 +3,7 @@
 
 use super::output::Output;
 use super::parallel::{chunks_mut, split};
-use super::{Executor, Kernel};
+use super::{Executor, Kernel, Serial};
 use crate::ternary::{BlockMatrix, Matrix, QuantizedRows, TILE_ROWS, TernaryMatrix, token_blocks};
 
 /// The chosen kernel and the host's threads: what it takes to compute.
@@ -104,7 +104,7 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, tiles) = split(m.tiles(), self.tasks([m.rows(), m.cols(), x.tokens()]), 1);
+        let (tasks, tiles) = split(m.tiles(), self.tasks(&[m.rows(), m.cols(), x.tokens()]), 1);
         // SAFETY: each task has tiles, and so rows, of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.ternary(m, x, tiles(i), &out) });
     }
@@ -114,15 +114,19 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, rows) = split(m.rows(), self.tasks([m.rows(), m.cols(), out.tokens()]), TILE_ROWS);
+        let (tasks, rows) = split(m.rows(), self.tasks(&[m.rows(), m.cols(), out.tokens()]), TILE_ROWS);
         // SAFETY: each task has rows of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.block_matrix(m, x, rows(i), &out) });
     }
 
-    /// How many tasks a product of those extents is worth.
-    fn tasks(&self, extents: [usize; 3]) -> usize {
-        // More than 32 bits count, where a word has no more.
-        if extents.into_iter().fold(1, usize::saturating_mul) < SMALL {
+    /// The host's threads, if as many multiplications as the product of `extents` are worth spreading.
+    pub(crate) fn exec_for(&self, extents: &[usize]) -> &dyn Executor {
+        if is_small(extents) { &Serial } else { self.exec }
+    }
+
+    /// How many tasks a matrix product of those extents is worth.
+    fn tasks(&self, extents: &[usize]) -> usize {
+        if is_small(extents) {
             1
         } else {
             self.exec.threads().clamp(1, 1 << 10) * if self.exec.threads() > 1 { TASKS_A_THREAD } else { 1 }
@@ -138,4 +142,9 @@ impl Compute<'_> {
             }
         });
     }
+}
+
+/// Whether the product of `extents` is too small to spread. On 32-bit machines it may well exceed a word.
+fn is_small(extents: &[usize]) -> bool {
+    extents.iter().fold(1, |product: usize, &extent| product.saturating_mul(extent)) < SMALL
 }

@@ -63,21 +63,22 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// See [`super::attention`].
-pub(super) fn attend(a: &Attention<'_>, scores: &mut [f32], out: &mut [f32]) {
-    a.check(scores, out);
-    let dim = a.query.len();
+pub(super) fn attend(a: &Attention<'_>, out: &mut [f32]) {
+    a.check(out);
+    let dim = a.head_dim;
     let widen = |from: &[u16]| -> Vec<f32> { from.iter().map(|&bits| f16::from_bits(bits).to_f32_const()).collect() };
-    for (p, score) in scores.iter_mut().enumerate() {
-        *score = dot(a.query, &widen(&a.keys[p * a.stride..][..dim])) * a.scale;
-    }
-    let inverse = 1.0 / softmax_unnormalized(scores);
-    out.fill(0.0);
-    for (p, &weight) in scores.iter().enumerate() {
-        for (out, value) in out.iter_mut().zip(widen(&a.values[p * a.stride..][..dim])) {
-            *out += weight * value;
+    for (i, (query, out)) in a.queries.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
+        let mut weights: Vec<f32> =
+            (0..a.positions_of(i)).map(|p| dot(query, &widen(&a.keys[p * a.stride..][..dim])) * a.scale).collect();
+        let inverse = 1.0 / softmax_unnormalized(&mut weights);
+        out.fill(0.0);
+        for (p, weight) in weights.into_iter().enumerate() {
+            for (out, value) in out.iter_mut().zip(widen(&a.values[p * a.stride..][..dim])) {
+                *out += weight * value;
+            }
         }
-    }
-    for out in out {
-        *out *= inverse;
+        for out in out {
+            *out *= inverse;
+        }
     }
 }

@@ -205,21 +205,31 @@ fn block_products_equal_scalar() {
 fn attention_equals_scalar() {
     let kernels = under_test();
     let mut random = Random(5);
-    for _ in 0..60 {
-        let dim = 16 * (1 + random.below(9));
-        let stride = dim * (1 + random.below(3));
-        let positions = 1 + random.below(70);
-        let (query, keys, values) =
-            (random.floats(dim), random.halves(stride * positions), random.halves(stride * positions));
-        let attention = Attention { query: &query, keys: &keys, values: &values, stride, positions, scale: 0.31 };
+    for _ in 0..80 {
+        let head_dim = 16 * (1 + random.below(9));
+        let stride = head_dim * (1 + random.below(3));
+        let (positions, heads, tokens) = (1 + random.below(70), 1 + random.below(5), 1 + random.below(6));
+        let queries = random.floats(tokens * heads * head_dim);
+        let cache = stride * (positions + tokens - 1);
+        let (keys, values) = (random.halves(cache), random.halves(cache));
+        let attention = Attention {
+            queries: &queries,
+            heads,
+            head_dim,
+            keys: &keys,
+            values: &values,
+            stride,
+            positions,
+            scale: 0.31,
+        };
         let run = |kernel: &dyn Kernel| {
-            let (mut scores, mut out) = (vec![0.0; positions], vec![0.0; dim]);
-            kernel.attend(&attention, &mut scores, &mut out);
+            let mut out = vec![0.0; queries.len()];
+            kernel.attend(&attention, &mut out);
             bits(&out)
         };
         let expected = run(&Scalar);
         for kernel in &kernels {
-            assert_eq!(run(*kernel), expected, "{} head {dim}, {positions} positions", kernel.name());
+            assert_eq!(run(*kernel), expected, "{} head {head_dim}, {positions} positions", kernel.name());
         }
     }
 }

@@ -36,6 +36,9 @@ pub enum Logits {
 /// Tokens that go through the layers together; more gain nothing and cost memory.
 const BATCH: usize = 256;
 
+/// Tokens whose queries go over the keys and values together.
+const ATTENTION_TOKENS: usize = 8;
+
 /// One conversation: its KV cache and working memory.
 pub struct State {
     cache: Cache,
@@ -291,23 +294,48 @@ impl Transformer {
             }
         }
 
-        let heads_a_kv = c.n_head / c.n_head_kv;
-        resize(&mut s.heads, n * c.n_head * padded);
-        chunks_mut(compute.exec, &mut s.heads, padded, |i, out| {
-            let (t, h) = (i / c.n_head, i % c.n_head);
+        // The heads that share a key-value head lie side by side.
+        let group = c.n_head / c.n_head_kv * padded;
+        let attend = |t: usize, kv: usize, queries: &[f32], out: &mut [f32]| {
             let end = first + t + 1;
             let start = c.window.map_or(0, |window| end.saturating_sub(window));
-            let at = start * stride + h / heads_a_kv * padded;
+            let at = start * stride + kv * padded;
             let attention = Attention {
-                query: &s.queries[i * padded..][..padded],
+                queries,
+                heads: c.n_head / c.n_head_kv,
+                head_dim: padded,
                 keys: &cache.keys[at..],
                 values: &cache.values[at..],
                 stride,
                 positions: end - start,
                 scale: c.attention_scale,
             };
-            compute.kernel.attend(&attention, &mut vec![0.0; end - start], out);
-        });
+            compute.kernel.attend(&attention, out);
+        };
+        resize(&mut s.heads, n * c.n_head * padded);
+        let exec = compute.exec_for(&[first + n, n, c.n_head, padded]);
+        if n == 1 {
+            chunks_mut(exec, &mut s.heads, group, |kv, out| attend(0, kv, &s.queries[kv * group..][..group], out));
+        } else {
+            // A sliding window begins elsewhere for each token.
+            let tokens = if c.window.is_some_and(|window| first + n > window) { 1 } else { ATTENTION_TOKENS };
+            let width = c.n_head * padded;
+            chunks_mut(exec, &mut s.heads, tokens * width, |i, out| {
+                let t = i * tokens;
+                let (mut queries, mut result) = (Vec::new(), Vec::new());
+                for kv in 0..c.n_head_kv {
+                    queries.clear();
+                    for row in s.queries[t * width..][..out.len()].chunks_exact(width) {
+                        queries.extend_from_slice(&row[kv * group..][..group]);
+                    }
+                    result.resize(queries.len(), 0.0);
+                    attend(t, kv, &queries, &mut result);
+                    for (row, result) in out.chunks_exact_mut(width).zip(result.chunks_exact(group)) {
+                        row[kv * group..][..group].copy_from_slice(result);
+                    }
+                }
+            });
+        }
         let heads = if padded == head {
             &s.heads
         } else {

@@ -38,6 +38,7 @@ impl Linear {
 
 /// The projections to q, k and v.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one a layer")]
 pub(super) enum Qkv {
     /// One matrix each.
     Split {

@@ -1,0 +1,400 @@
+//! `sterna inspect`: what is in a GGUF, and what would keep it from running.
+
+use std::io;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Map, json};
+use sterna_core::formats::{Identified, identify_all};
+use sterna_core::gguf::{Array, Header, Metadata, TensorInfo, Value};
+use sterna_core::model::refusals;
+use sterna_core::tokenizer::Tokenizer;
+
+use crate::Out;
+use crate::args::ModelArgs;
+use crate::source::Source;
+use crate::ui::text::{self, Align};
+
+/// Items of a metadata array that are shown.
+const HEAD: usize = 8;
+
+/// What `sterna inspect` takes.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Which file.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Show arrays of the metadata whole.
+    #[arg(long)]
+    pub full: bool,
+}
+
+/// Prints the report. What would be refused is part of it, not an error.
+pub fn run(args: &InspectArgs, out: &mut Out) -> Result<()> {
+    let source = Source::open(&args.model.resolve()?)?;
+    let report = Report::of(&source);
+    let items = if args.full { usize::MAX } else { HEAD };
+    if args.json { report.write_json(out, items) } else { Ok(report.write_text(out, items)?) }
+}
+
+/// Everything there is to say about a file.
+struct Report<'a> {
+    source: &'a Source,
+    header: &'a Header,
+    tensors: Vec<Row<'a>>,
+    refusals: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// One tensor.
+struct Row<'a> {
+    info: &'a TensorInfo,
+    kind: &'static str,
+    /// The type's name, or the number of an unknown one.
+    format: String,
+    /// Which reading of an ambiguous type was taken.
+    note: Option<&'static str>,
+    /// Bytes of data, without padding.
+    bytes: u64,
+    refused: Option<String>,
+}
+
+/// Several tensors together.
+#[derive(Serialize)]
+struct Sum {
+    name: String,
+    tensors: usize,
+    elements: u64,
+    bytes: u64,
+    bits_per_weight: f64,
+}
+
+impl<'a> Report<'a> {
+    fn of(source: &'a Source) -> Self {
+        let header = source.header();
+        let tensors: Vec<Row<'a>> = header
+            .tensors
+            .iter()
+            .zip(identify_all(header))
+            .map(|(info, found)| row(info, found.map_err(|e| e.to_string())))
+            .collect();
+        let mut refused: Vec<String> = tensors.iter().filter_map(|row| row.refused.clone()).collect();
+        for refusal in refusals(header).iter().map(ToString::to_string) {
+            // Loading quotes the tensor's own fault.
+            if !refused.iter().any(|known| refusal.contains(known.as_str())) {
+                refused.push(refusal);
+            }
+        }
+        let mut warnings = Vec::new();
+        if header.metadata.contains("tokenizer.ggml.model") {
+            match Tokenizer::from_metadata(&header.metadata) {
+                Ok(tokenizer) => warnings.extend(tokenizer.warnings().iter().cloned()),
+                Err(error) => refused.push(error.to_string()),
+            }
+        } else {
+            warnings.push("no tokenizer: the model takes and gives token ids only".to_owned());
+        }
+        Self { source, header, tensors, refusals: refused, warnings }
+    }
+
+    fn write_text(&self, out: &mut Out, items: usize) -> io::Result<()> {
+        for path in self.source.paths() {
+            writeln!(out, "{}", path.display())?;
+        }
+        writeln!(
+            out,
+            "GGUF version {}, {}, alignment {}",
+            self.header.version,
+            text::bytes(self.source.file_bytes()),
+            self.header.alignment
+        )?;
+
+        writeln!(out, "\nmetadata ({})", self.header.metadata.len())?;
+        let rows: Vec<Vec<String>> = self
+            .header
+            .metadata
+            .iter()
+            .map(|(key, value)| vec![text::plain(key, 80), type_name(value), show(value, items)])
+            .collect();
+        text::table(out, &[("KEY", Align::Left), ("TYPE", Align::Left), ("VALUE", Align::Left)], &rows)?;
+
+        writeln!(out, "\ntensors ({})", self.tensors.len())?;
+        let rows: Vec<Vec<String>> = self
+            .tensors
+            .iter()
+            .map(|row| {
+                let shape = row.info.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+                vec![
+                    text::plain(&row.info.name, 64),
+                    shape,
+                    row.format.clone(),
+                    row.info.offset.to_string(),
+                    text::bytes(row.bytes),
+                    format!("{:.4}", bits_per_weight(row.bytes, row.info.elements())),
+                    row.note.unwrap_or_default().to_owned(),
+                ]
+            })
+            .collect();
+        let columns = [
+            ("NAME", Align::Left),
+            ("SHAPE", Align::Left),
+            ("TYPE", Align::Left),
+            ("OFFSET", Align::Right),
+            ("SIZE", Align::Right),
+            ("BPW", Align::Right),
+            ("NOTE", Align::Left),
+        ];
+        text::table(out, &columns, &rows)?;
+
+        for (title, sums) in
+            [("by kind", self.sums(|row| row.kind.to_owned())), ("by type", self.sums(|row| row.format.clone()))]
+        {
+            writeln!(out, "\n{title}")?;
+            let total = self.total();
+            let rows: Vec<Vec<String>> = sums
+                .iter()
+                .chain([&total])
+                .map(|sum| {
+                    vec![
+                        sum.name.clone(),
+                        sum.tensors.to_string(),
+                        text::count(sum.elements),
+                        text::bytes(sum.bytes),
+                        format!("{:.4}", sum.bits_per_weight),
+                    ]
+                })
+                .collect();
+            let columns = [
+                ("", Align::Left),
+                ("TENSORS", Align::Right),
+                ("WEIGHTS", Align::Right),
+                ("SIZE", Align::Right),
+                ("BITS PER WEIGHT", Align::Right),
+            ];
+            text::table(out, &columns, &rows)?;
+        }
+
+        writeln!(out)?;
+        for warning in &self.warnings {
+            writeln!(out, "note: {}", text::plain(warning, 400))?;
+        }
+        for refusal in &self.refusals {
+            writeln!(out, "refused: {}", text::plain(refusal, 400))?;
+        }
+        if self.refusals.is_empty() {
+            writeln!(out, "this file can be run")?;
+        }
+        Ok(())
+    }
+
+    fn write_json(&self, out: &mut Out, items: usize) -> Result<()> {
+        let metadata: Map<String, serde_json::Value> =
+            self.header.metadata.iter().map(|(key, value)| (key.to_owned(), json_value(value, items))).collect();
+        let tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|row| {
+                json!({
+                    "name": row.info.name,
+                    "kind": row.kind,
+                    "dims": row.info.dims,
+                    "type": row.format,
+                    "type_id": row.info.type_id,
+                    "note": row.note,
+                    "offset": row.info.offset,
+                    "bytes": row.bytes,
+                    "bits_per_weight": bits_per_weight(row.bytes, row.info.elements()),
+                    "refused": row.refused,
+                })
+            })
+            .collect();
+        let report = json!({
+            "files": self.source.paths(),
+            "file_bytes": self.source.file_bytes(),
+            "version": self.header.version,
+            "alignment": self.header.alignment,
+            "architecture": architecture(&self.header.metadata),
+            "metadata": metadata,
+            "tensors": tensors,
+            "by_kind": self.sums(|row| row.kind.to_owned()),
+            "by_type": self.sums(|row| row.format.clone()),
+            "total": self.total(),
+            "warnings": self.warnings,
+            "refusals": self.refusals,
+            "runs": self.refusals.is_empty(),
+        });
+        serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
+        writeln!(out)?;
+        Ok(())
+    }
+
+    /// Sums over tensors with the same `key`, in the order in which they first occur.
+    fn sums(&self, key: impl Fn(&Row<'_>) -> String) -> Vec<Sum> {
+        let mut sums: Vec<Sum> = Vec::new();
+        for row in &self.tensors {
+            let name = key(row);
+            let place = sums.iter().position(|sum| sum.name == name).unwrap_or_else(|| {
+                sums.push(Sum { name, tensors: 0, elements: 0, bytes: 0, bits_per_weight: 0.0 });
+                sums.len() - 1
+            });
+            sums[place].add(row);
+        }
+        sums
+    }
+
+    fn total(&self) -> Sum {
+        let mut total = Sum { name: "in all".to_owned(), tensors: 0, elements: 0, bytes: 0, bits_per_weight: 0.0 };
+        self.tensors.iter().for_each(|row| total.add(row));
+        total
+    }
+}
+
+impl Sum {
+    fn add(&mut self, row: &Row<'_>) {
+        self.tensors += 1;
+        self.elements = self.elements.saturating_add(row.info.elements());
+        self.bytes = self.bytes.saturating_add(row.bytes);
+        self.bits_per_weight = bits_per_weight(self.bytes, self.elements);
+    }
+}
+
+fn row(info: &TensorInfo, found: Result<Identified, String>) -> Row<'_> {
+    let kind = kind(&info.name);
+    match found {
+        Ok(Identified { format, note }) => {
+            let bytes = format.tensor_bytes(info.rows(), info.cols()).unwrap_or(info.size);
+            Row { info, kind, format: format.name().to_owned(), note, bytes, refused: None }
+        }
+        Err(error) => Row {
+            info,
+            kind,
+            format: format!("id {}", info.type_id),
+            note: None,
+            bytes: info.size,
+            refused: Some(error),
+        },
+    }
+}
+
+/// Which part of a model a tensor belongs to, by the names that converters give.
+fn kind(name: &str) -> &'static str {
+    let last = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest);
+    match last {
+        _ if last.contains("norm") => "norms",
+        _ if last.starts_with("token_embd") || last.starts_with("position_embd") => "embedding",
+        _ if last.starts_with("output") => "output",
+        _ if last.starts_with("attn_") => "attention",
+        _ if last.starts_with("ffn_") => "feed-forward",
+        _ => "other",
+    }
+}
+
+fn architecture(metadata: &Metadata) -> Option<&str> {
+    metadata.str("general.architecture")
+}
+
+fn bits_per_weight(bytes: u64, elements: u64) -> f64 {
+    if elements == 0 { 0.0 } else { bytes as f64 * 8.0 / elements as f64 }
+}
+
+fn type_name(value: &Value) -> String {
+    match value {
+        Value::Array(array) => format!("{}[{}]", array.item_type().name(), array.len()),
+        other => other.value_type().name().to_owned(),
+    }
+}
+
+/// A value on one line.
+fn show(value: &Value, items: usize) -> String {
+    match (value, json_value(value, items)) {
+        (Value::String(text), _) => text::plain(text, if items == usize::MAX { usize::MAX } else { 100 }),
+        (Value::Array(array), json) if array.len() > items => {
+            let head = json["head"].to_string();
+            format!("{}, …]", text::plain(head.trim_end_matches(']'), 100))
+        }
+        (_, json) => text::plain(&json.to_string(), usize::MAX),
+    }
+}
+
+/// A value as JSON; an array of more than `items` as its length and head.
+fn json_value(value: &Value, items: usize) -> serde_json::Value {
+    match value {
+        Value::U8(v) => json!(v),
+        Value::I8(v) => json!(v),
+        Value::U16(v) => json!(v),
+        Value::I16(v) => json!(v),
+        Value::U32(v) => json!(v),
+        Value::I32(v) => json!(v),
+        Value::F32(v) => float(f64::from(*v), v.to_string()),
+        Value::Bool(v) => json!(v),
+        Value::String(v) => json!(v),
+        Value::Array(v) => json_array(v, items),
+        Value::U64(v) => json!(v),
+        Value::I64(v) => json!(v),
+        Value::F64(v) => float(*v, v.to_string()),
+    }
+}
+
+fn json_array(array: &Array, items: usize) -> serde_json::Value {
+    let take = items.min(array.len());
+    let head: Vec<serde_json::Value> = match array {
+        Array::U8(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::I8(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::U16(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::I16(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::U32(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::I32(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::F32(v) => v[..take].iter().map(|v| float(f64::from(*v), v.to_string())).collect(),
+        Array::Bool(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::String(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::Array(v) => v[..take].iter().map(|v| json_array(v, items)).collect(),
+        Array::U64(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::I64(v) => v[..take].iter().map(|v| json!(v)).collect(),
+        Array::F64(v) => v[..take].iter().map(|v| float(*v, v.to_string())).collect(),
+    };
+    if take == array.len() { json!(head) } else { json!({ "length": array.len(), "head": head }) }
+}
+
+/// A float with the digits of its own precision; JSON has no NaN or infinity, so those become text.
+fn float(value: f64, shortest: String) -> serde_json::Value {
+    if !value.is_finite() {
+        return json!(shortest);
+    }
+    shortest.parse().map(serde_json::Number::from_f64).ok().flatten().map_or(json!(value), serde_json::Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_sorted_into_kinds() {
+        for (name, expected) in [
+            ("token_embd.weight", "embedding"),
+            ("output.weight", "output"),
+            ("output_norm.weight", "norms"),
+            ("blk.0.attn_q.weight", "attention"),
+            ("blk.11.attn_sub_norm.weight", "norms"),
+            ("blk.3.ffn_down.weight", "feed-forward"),
+            ("rope_freqs.weight", "other"),
+        ] {
+            assert_eq!(kind(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn values_are_shown_as_written() {
+        assert_eq!(show(&Value::F32(0.1), HEAD), "0.1");
+        assert_eq!(json_value(&Value::F32(0.1), HEAD), json!(0.1));
+        assert_eq!(json_value(&Value::F32(f32::NAN), HEAD), json!("NaN"));
+        let array = Value::Array(Array::U32((0..20).collect()));
+        assert_eq!(show(&array, 3), "[0,1,2, …]");
+        assert_eq!(type_name(&array), "uint32[20]");
+        assert_eq!(json_value(&array, 3), json!({ "length": 20, "head": [0, 1, 2] }));
+        assert_eq!(json_value(&array, usize::MAX).as_array().map(Vec::len), Some(20));
+    }
+}

@@ -1,0 +1,33 @@
+//! One file a command: its arguments, and a thin body that hands them on.
+
+pub mod bench;
+pub mod completions;
+pub mod inspect;
+pub mod list;
+pub mod perplexity;
+pub mod pull;
+pub mod remove;
+pub mod run;
+pub mod tokenize;
+
+use anyhow::Result;
+
+use crate::Out;
+use crate::args::{Cli, Command};
+use crate::embedded;
+
+/// Runs what was typed. Results go to `out`; progress, speeds and warnings to stderr.
+pub fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
+    match cli.command {
+        None => embedded::generate(&cli.generate, out),
+        Some(Command::Run(args)) => run::run(&args, out),
+        Some(Command::Inspect(args)) => inspect::run(&args, out),
+        Some(Command::Bench(args)) => bench::run(&args, out),
+        Some(Command::Perplexity(args)) => perplexity::run(&args, out),
+        Some(Command::Tokenize(args)) => tokenize::run(&args, out),
+        Some(Command::Pull(args)) => pull::run(&args, out),
+        Some(Command::List(args)) => list::run(&args, out),
+        Some(Command::Remove(args)) => remove::run(&args, out),
+        Some(Command::Completions(args)) => completions::run(&args, out),
+    }
+}

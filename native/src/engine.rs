@@ -1,0 +1,60 @@
+//! Core on this machine: its threads, and models from files. What the model does is core's.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use sterna_core::Model;
+use sterna_core::kernels::{Executor, Rayon, Serial};
+use sterna_core::model::{LoadOptions, Loader};
+
+use crate::source::Source;
+use crate::ui::progress::Progress;
+
+/// Runs `work` with `threads` threads to compute on; all of it happens on one of them.
+pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce(Arc<dyn Executor>) -> R + Send) -> Result<R> {
+    if threads == 1 {
+        return Ok(work(Arc::new(Serial)));
+    }
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads; try -t 1")?;
+    Ok(pool.install(|| work(Arc::new(Rayon))))
+}
+
+/// Loads a GGUF tensor by tensor; the peak in memory is the packed model and one tensor.
+pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Model> {
+    let source = Source::open(path)?;
+    let options = LoadOptions { kernel: kernel.map(str::to_owned) };
+    let of_file = || path.display().to_string();
+    let mut loader = Loader::new(source.header(), &options).with_context(of_file)?;
+    let mut progress = Progress::bytes("loading", Some(source.file_bytes()));
+    let mut done = 0;
+    for (info, bytes) in source.tensors() {
+        loader.tensor(info, bytes, exec).with_context(of_file)?;
+        source.release(info);
+        done += info.size;
+        progress.set(done);
+    }
+    Model::new(loader, source.header().metadata.clone()).with_context(of_file)
+}
+
+/// What kind of model it is, as benchmarks name it: architecture, name or size, tensor type of most weights.
+pub fn describe(model: &Model) -> String {
+    let metadata = model.metadata();
+    let mut held: Vec<(&str, usize)> = Vec::new();
+    for report in model.transformer().tensors() {
+        match held.iter_mut().find(|(format, _)| *format == report.format) {
+            Some((_, bytes)) => *bytes += report.bytes,
+            None => held.push((report.format, report.bytes)),
+        }
+    }
+    // Ternary types name a model even where its embedding outweighs them.
+    let ternary = |format: &str| crate::hub::TERNARY_ORDER.iter().any(|name| format.starts_with(name));
+    let main = held.iter().max_by_key(|(format, bytes)| (ternary(format), *bytes)).map_or("?", |(format, _)| format);
+    let size = metadata.str("general.size_label");
+    [Some(model.transformer().config().architecture.name), size, Some(main)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
+}

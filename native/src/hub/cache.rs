@@ -1,0 +1,312 @@
+//! The folder where fetched models live, and the notes that say what they are.
+//!
+//! ```text
+//! $STERNA_CACHE/models/USER/REPO[@REVISION]/
+//!   FILE.gguf            a finished, checked file, under the repository's own name for it
+//!   FILE.gguf.part       a download that stopped; the next one goes on from there
+//!   FILE.gguf.part.json  which content that part is of
+//!   .sterna.json         what is here: sizes, checksums, dates, and the names the repository listed
+//!   .lock                held while a process changes this folder
+//! ```
+//!
+//! Without `STERNA_CACHE` the folder is `sterna` in the system's cache folder (`$XDG_CACHE_HOME` or `~/.cache`,
+//! `~/Library/Caches`, `%LOCALAPPDATA%`). Hugging Face's own cache is neither read nor written.
+
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{HubError, Result};
+use super::name::{ModelName, is_safe_file_name};
+use super::quant;
+use super::{Event, Watcher};
+
+const INDEX: &str = ".sterna.json";
+const LOCK: &str = ".lock";
+pub(super) const PART: &str = ".part";
+pub(super) const PART_NOTE: &str = ".part.json";
+
+/// The cache folder.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+/// One finished file, as the cache remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The repository's name for the file, with `/` between folders.
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    /// Lower-case hex SHA-256 of the content, as computed here.
+    pub sha256: String,
+    /// The commit it was listed at, if the hub said so.
+    pub commit: Option<String>,
+    /// When it was finished, in seconds since 1970.
+    pub fetched: u64,
+}
+
+/// What one repository's folder holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Index {
+    /// USER/REPO[@REVISION].
+    pub name: String,
+    /// Every GGUF name the hub listed last; decides what a name without a quant means when the network is not asked.
+    pub listed: Vec<String>,
+    /// The finished files.
+    pub files: Vec<Entry>,
+}
+
+/// One model in the cache, or the beginning of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cached {
+    /// What to type to get it: USER/REPO[@REVISION][:QUANT].
+    pub name: String,
+    /// The quant its file name names.
+    pub quant: Option<String>,
+    /// Bytes on disk, over all shards.
+    pub size: u64,
+    /// The file, or the first shard.
+    pub path: PathBuf,
+    /// When the newest file was finished, in seconds since 1970.
+    pub fetched: u64,
+    /// False for a download that stopped.
+    pub complete: bool,
+}
+
+impl Cache {
+    /// The cache in `root`; the folder need not exist.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The cache that the environment names; see the top of this file.
+    pub fn from_env() -> Result<Self> {
+        if let Some(root) = non_empty("STERNA_CACHE") {
+            return Ok(Self::new(root));
+        }
+        let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        let base = if cfg!(windows) {
+            non_empty("LOCALAPPDATA")
+        } else if cfg!(target_os = "macos") {
+            home().map(|home| home.join("Library/Caches"))
+        } else {
+            // A relative XDG path is to be ignored, says its specification.
+            non_empty("XDG_CACHE_HOME")
+                .filter(|path| path.is_absolute())
+                .or_else(|| home().map(|home| home.join(".cache")))
+        };
+        base.map(|base| Self::new(base.join("sterna"))).ok_or(HubError::NoCacheDir)
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the files of `name`'s repository and revision live.
+    pub fn folder(&self, name: &ModelName) -> PathBuf {
+        let repo = match &name.revision {
+            // '%' occurs in no revision, so two revisions never share a folder.
+            Some(revision) => format!("{}@{}", name.repo, revision.replace('/', "%2F")),
+            None => name.repo.clone(),
+        };
+        self.root.join("models").join(&name.user).join(repo)
+    }
+
+    /// What `folder` holds. A missing or unreadable note means: nothing; the files are fetched or checked again.
+    pub fn index(&self, folder: &Path) -> Index {
+        let text = fs::read(folder.join(INDEX)).unwrap_or_default();
+        let mut index: Index = serde_json::from_slice(&text).unwrap_or_default();
+        index
+            .files
+            .retain(|entry| is_safe_file_name(&entry.name) && has_size(&path_of(folder, &entry.name), entry.size));
+        index
+    }
+
+    /// Every model, by name; downloads that stopped are among them.
+    pub fn list(&self) -> Result<Vec<Cached>> {
+        let mut models = Vec::new();
+        for user in folders(&self.root.join("models"))? {
+            for folder in folders(&user)? {
+                self.list_folder(&folder, &mut models)?;
+            }
+        }
+        models.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+        Ok(models)
+    }
+
+    /// Deletes what `name` means: one quant, or everything of the repository at that revision. Gives what is gone.
+    pub fn remove(&self, name: &ModelName, watcher: &mut dyn Watcher) -> Result<Vec<Cached>> {
+        let folder = self.folder(name);
+        let not_cached = || HubError::NotCached { model: name.to_string(), cache: self.root.clone() };
+        if !folder.is_dir() {
+            return Err(not_cached());
+        }
+        let lock = self.lock(&folder, &name.id(), watcher)?;
+        let mut index = self.index(&folder);
+        let mut names: Vec<String> = index.files.iter().map(|entry| entry.name.clone()).collect();
+        names.extend(parts(&folder)?);
+        let mut models = Vec::new();
+        self.list_folder(&folder, &mut models)?;
+        if let Some(quant) = &name.quant {
+            let choice = quant::find(&quant::models(&names), quant).cloned().ok_or_else(not_cached)?;
+            names.retain(|name| choice.files.contains(name));
+            models.retain(|model| choice.files.iter().any(|file| path_of(&folder, file) == model.path));
+        }
+        for file in &names {
+            let path = path_of(&folder, file);
+            for doomed in [path.clone(), suffixed(&path, PART), suffixed(&path, PART_NOTE)] {
+                remove_if_there(&doomed)?;
+            }
+        }
+        index.files.retain(|entry| !names.contains(&entry.name));
+        let now_empty = index.files.is_empty() && parts(&folder)?.is_empty();
+        if now_empty {
+            remove_if_there(&folder.join(INDEX))?;
+            drop(lock);
+            remove_if_there(&folder.join(LOCK))?;
+            remove_empty(&folder);
+            if let Some(user) = folder.parent() {
+                let _ = fs::remove_dir(user); // stays while other repositories are in it
+            }
+        } else {
+            self.write_index(&folder, &index)?;
+        }
+        if models.is_empty() && names.is_empty() { Err(not_cached()) } else { Ok(models) }
+    }
+
+    /// Makes `folder` and holds its lock until the value is dropped; waits while another process has it.
+    pub(super) fn lock(&self, folder: &Path, repo: &str, watcher: &mut dyn Watcher) -> Result<File> {
+        fs::create_dir_all(folder).map_err(HubError::io("make this folder", folder))?;
+        let path = folder.join(LOCK);
+        let file = File::options().create(true).append(true).open(&path).map_err(HubError::io("open", &path))?;
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                // Some network file systems have no locks; two processes there may at worst fetch twice.
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(HubError::io("lock", &path)(error)),
+            }
+            if !told {
+                watcher.event(Event::Waiting { repo });
+                told = true;
+            }
+            if watcher.interrupted() {
+                return Err(HubError::Interrupted);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Replaces the note of `folder` at once, so that a crash leaves the old or the new one.
+    pub(super) fn write_index(&self, folder: &Path, index: &Index) -> Result<()> {
+        let path = folder.join(INDEX);
+        let text = serde_json::to_vec_pretty(index).map_err(|error| HubError::io("write", &path)(error.into()))?;
+        let new = suffixed(&path, ".new");
+        fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(HubError::io("write", &path))
+    }
+
+    fn list_folder(&self, folder: &Path, models: &mut Vec<Cached>) -> Result<()> {
+        let index = self.index(folder);
+        let base = match (folder.parent().and_then(Path::file_name), folder.file_name()) {
+            (Some(user), Some(repo)) => {
+                format!("{}/{}", user.to_string_lossy(), repo.to_string_lossy().replace("%2F", "/"))
+            }
+            _ => return Ok(()),
+        };
+        let mut names: Vec<String> = index.files.iter().map(|entry| entry.name.clone()).collect();
+        names.extend(parts(folder)?);
+        for model in quant::models(&names) {
+            let mut size = 0;
+            let mut fetched = 0;
+            let mut complete = model.is_complete();
+            for file in &model.files {
+                match index.files.iter().find(|entry| &entry.name == file) {
+                    Some(entry) => (size, fetched) = (size + entry.size, fetched.max(entry.fetched)),
+                    None => {
+                        complete = false;
+                        size += fs::metadata(suffixed(&path_of(folder, file), PART)).map_or(0, |meta| meta.len());
+                    }
+                }
+            }
+            let quant = quant::quant_of(&model.files[0]).map(str::to_owned);
+            models.push(Cached {
+                name: quant.as_ref().map_or(base.clone(), |quant| format!("{base}:{quant}")),
+                quant,
+                size,
+                path: path_of(folder, &model.files[0]),
+                fetched,
+                complete,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The path of the repository's file `name` below `folder`. The name must have passed [`is_safe_file_name`].
+pub(super) fn path_of(folder: &Path, name: &str) -> PathBuf {
+    name.split('/').fold(folder.to_owned(), |path, part| path.join(part))
+}
+
+/// `path` with `suffix` after its last component.
+pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// Deletes a file; that it is gone already is fine.
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(HubError::io("delete", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Names of files that are not finished, as the repository calls them.
+fn parts(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(inner) = open.pop() {
+        open.extend(folders(&inner)?);
+        let entries = fs::read_dir(&inner).map_err(HubError::io("read this folder", &inner))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let below = path.strip_prefix(folder).ok().and_then(Path::to_str);
+            if let Some(name) = below.and_then(|name| name.strip_suffix(PART)) {
+                names.push(name.replace(std::path::MAIN_SEPARATOR, "/"));
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(HubError::io("read this folder", folder)(error)),
+    }
+}
+
+/// Removes `folder` and the folders in it as far as they are empty.
+fn remove_empty(folder: &Path) {
+    for inner in folders(folder).unwrap_or_default() {
+        remove_empty(&inner);
+    }
+    let _ = fs::remove_dir(folder); // a stranger's file in it is reason enough to stay
+}
+
+fn has_size(path: &Path, size: u64) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == size)
+}
+
+fn non_empty(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}

@@ -1,0 +1,273 @@
+//! One file: fetched in as many pieces as the network needs, checked, and only then given its name.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use ureq::http::StatusCode;
+
+use super::cache::{Entry, PART, PART_NOTE, path_of, remove_if_there, suffixed};
+use super::client::{Client, Failure, Request, header};
+use super::error::{HubError, Result};
+use super::{Event, RemoteFile, Watcher};
+
+const CHUNK: usize = 256 * 1024;
+
+/// Which content a part is of; kept beside it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Note {
+    sha256: Option<String>,
+    size: Option<u64>,
+    /// A strong ETag of the answer that the part came from.
+    etag: Option<String>,
+}
+
+/// A file on its way.
+struct Part<'a> {
+    path: PathBuf,
+    note_path: PathBuf,
+    note: Note,
+    remote: &'a RemoteFile,
+    /// Over the first `done` bytes.
+    hasher: Sha256,
+    done: u64,
+    /// An answer's `x-linked-etag`, for listings without a checksum.
+    linked: Option<String>,
+}
+
+/// Fetches `remote` from `url` to its place below `folder`, going on where an earlier call stopped.
+pub(super) fn fetch(
+    client: &Client,
+    repo: &str,
+    url: &str,
+    remote: &RemoteFile,
+    folder: &Path,
+    watcher: &mut dyn Watcher,
+) -> Result<Entry> {
+    let target = path_of(folder, &remote.name);
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(HubError::io("make this folder", parent))?;
+    }
+    let mut part = Part::open(&target, remote)?;
+    watcher.event(Event::Advanced { done: part.done, total: remote.size });
+    if remote.size.is_none_or(|size| part.done < size) {
+        client.retrying(watcher, |watcher, progress| part.go_on(client, repo, url, watcher, progress))?;
+    }
+    part.finish(&target)
+}
+
+impl<'a> Part<'a> {
+    /// What an earlier call left, if it is of the same content.
+    fn open(target: &Path, remote: &'a RemoteFile) -> Result<Self> {
+        let (path, note_path) = (suffixed(target, PART), suffixed(target, PART_NOTE));
+        let old: Note =
+            fs::read(&note_path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let same = match (&remote.sha256, &old.sha256) {
+            (Some(new), Some(old)) => new == old,
+            // Without a checksum only the server can tell, by the ETag.
+            (None, None) => old.etag.is_some() && old.size == remote.size,
+            _ => false,
+        };
+        let note = Note { sha256: remote.sha256.clone(), size: remote.size, etag: old.etag.filter(|_| same) };
+        let mut part = Self { path, note_path, note, remote, hasher: Sha256::new(), done: 0, linked: None };
+        if same {
+            part.hash_existing()?;
+        }
+        if part.done == 0 || remote.size.is_some_and(|size| part.done > size) {
+            part.restart()?;
+        }
+        Ok(part)
+    }
+
+    fn hash_existing(&mut self) -> Result<()> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(HubError::io("open", &self.path)(error)),
+        };
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let n = file.read(&mut buffer).map_err(HubError::io("read", &self.path))?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.hasher.update(&buffer[..n]);
+            self.done += n as u64;
+        }
+    }
+
+    /// Forgets what is there.
+    fn restart(&mut self) -> Result<()> {
+        remove_if_there(&self.path)?;
+        (self.hasher, self.done, self.note.etag) = (Sha256::new(), 0, None);
+        Ok(())
+    }
+
+    /// One connection's worth.
+    fn go_on(
+        &mut self,
+        client: &Client,
+        repo: &str,
+        url: &str,
+        watcher: &mut dyn Watcher,
+        progress: &mut bool,
+    ) -> Result<(), Failure> {
+        let etag = self.note.etag.clone();
+        let answer = client.get(&Request { url, repo, from: self.done, if_range: etag.as_deref() })?;
+        let (response, linked) = (answer.response, answer.linked_etag);
+        self.linked = linked.as_deref().and_then(sha256_in).or(self.linked.take());
+        let cut = |done| {
+            let source = std::io::Error::new(ErrorKind::UnexpectedEof, format!("the connection ended at byte {done}"));
+            client.network(url, ureq::Error::Io(source))
+        };
+        let length: Option<u64> = header(&response, "content-length").and_then(|text| text.parse().ok());
+        let total = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                match header(&response, "content-range").as_deref().and_then(content_range) {
+                    Some((from, total)) if from == self.done => total,
+                    // Not the piece that was asked for: it cannot be used, and neither can what is here be trusted to fit.
+                    _ => {
+                        self.restart()?;
+                        return Err(cut(0));
+                    }
+                }
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                self.restart()?;
+                return Err(cut(0));
+            }
+            _ => {
+                self.restart()?;
+                length
+            }
+        };
+        let total = self.agree(total)?;
+        self.note.etag = header(&response, "etag").filter(|etag| etag.starts_with('"'));
+        self.write_note()?;
+        let mut file =
+            File::options().create(true).append(true).open(&self.path).map_err(|error| self.io(error, total))?;
+        let mut body = response.into_body().into_reader();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            if watcher.interrupted() {
+                return Err(HubError::Interrupted.into());
+            }
+            let n = match body.read(&mut buffer) {
+                Ok(n) => n,
+                Err(error) => return Err(client.network(url, ureq::Error::Io(error))),
+            };
+            if n == 0 {
+                break;
+            }
+            if let Some(total) = total.filter(|total| self.done + n as u64 > *total) {
+                let actual = self.done + n as u64;
+                self.discard()?;
+                let file = self.remote.name.clone();
+                return Err(HubError::WrongSize { file, expected: total, actual }.into());
+            }
+            file.write_all(&buffer[..n]).map_err(|error| self.io(error, total))?;
+            self.hasher.update(&buffer[..n]);
+            self.done += n as u64;
+            *progress = true;
+            watcher.event(Event::Advanced { done: self.done, total });
+        }
+        match total {
+            Some(total) if self.done < total => Err(cut(self.done)),
+            _ => {
+                file.sync_all().map_err(|error| self.io(error, total))?;
+                Ok(())
+            }
+        }
+    }
+
+    /// The size, from the listing or else from the answer; an error where the two differ.
+    fn agree(&mut self, answered: Option<u64>) -> Result<Option<u64>> {
+        match (self.remote.size, answered) {
+            (Some(expected), Some(actual)) if expected != actual => {
+                self.discard()?;
+                Err(HubError::WrongSize { file: self.remote.name.clone(), expected, actual })
+            }
+            (listed, answered) => Ok(listed.or(answered)),
+        }
+    }
+
+    fn write_note(&self) -> Result<()> {
+        let text = serde_json::to_vec(&self.note).map_err(|error| self.io(error.into(), None))?;
+        fs::write(&self.note_path, text).map_err(|error| self.io(error, self.remote.size))
+    }
+
+    fn discard(&mut self) -> Result<()> {
+        self.restart()?;
+        remove_if_there(&self.note_path)
+    }
+
+    /// Checks the content and gives the file its name.
+    fn finish(mut self, target: &Path) -> Result<Entry> {
+        let actual = hex(&std::mem::take(&mut self.hasher).finalize());
+        let expected = self.remote.sha256.clone().or(self.linked.take());
+        if let Some(expected) = expected.filter(|expected| *expected != actual) {
+            self.discard()?;
+            return Err(HubError::Checksum { file: self.remote.name.clone(), expected, actual });
+        }
+        fs::rename(&self.path, target).map_err(HubError::io("rename to its final name", &self.path))?;
+        remove_if_there(&self.note_path)?;
+        Ok(Entry {
+            name: self.remote.name.clone(),
+            size: self.done,
+            sha256: actual,
+            commit: None,
+            fetched: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        })
+    }
+
+    fn io(&self, source: std::io::Error, total: Option<u64>) -> HubError {
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => HubError::DiskFull {
+                path: self.path.clone(),
+                missing: total.or(self.remote.size).unwrap_or(0).saturating_sub(self.done),
+            },
+            _ => HubError::io("write", &self.path)(source),
+        }
+    }
+}
+
+/// `bytes 5-9/10` as (5, Some(10)); the total may be `*`.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (from, _) = range.split_once('-')?;
+    Some((from.parse().ok()?, total.parse().ok()))
+}
+
+/// The SHA-256 in an ETag, if it is one.
+fn sha256_in(etag: &str) -> Option<String> {
+    let etag = etag.trim_start_matches("W/").trim_matches('"');
+    is_sha256(etag).then(|| etag.to_ascii_lowercase())
+}
+
+/// Whether `text` is 64 hex digits.
+pub(super) fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_and_etags_parse() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        assert_eq!(content_range("bytes */10"), None);
+        assert_eq!(content_range("items 0-1/2"), None);
+        let sha = "AB".repeat(32);
+        assert_eq!(sha256_in(&format!("\"{sha}\"")), Some("ab".repeat(32)));
+        assert_eq!(sha256_in("\"abc\""), None);
+    }
+}

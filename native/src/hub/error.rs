@@ -1,0 +1,223 @@
+//! What can go wrong between a model's name and its file. One message and one remedy each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// `Result` with [`HubError`].
+pub type Result<T, E = HubError> = std::result::Result<T, E>;
+
+/// Why a model could not be found, fetched or kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// The name does not have the form USER/REPO[@REVISION][:QUANT].
+    #[error("{name:?} is not a model name: write USER/REPO, USER/REPO:QUANT or USER/REPO@REVISION:QUANT ({why})")]
+    BadName {
+        /// What was typed.
+        name: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// `HF_ENDPOINT` is not an address this client can use.
+    #[error("HF_ENDPOINT is {value:?}; give it an address such as https://huggingface.co")]
+    BadEndpoint {
+        /// The value found.
+        value: String,
+    },
+    /// No place for the cache: neither `STERNA_CACHE` nor a home directory.
+    #[error("no cache folder: this user has no home directory; set STERNA_CACHE to a folder")]
+    NoCacheDir,
+    /// The model is not in the cache and the network may not be used.
+    #[error("{model} is not in {} and --offline forbids fetching it; run `sterna pull {model}` once with a network", cache.display())]
+    Offline {
+        /// The model as typed.
+        model: String,
+        /// The cache that was looked into.
+        cache: PathBuf,
+    },
+    /// A model that `remove` should delete is not there.
+    #[error("{model} is not in {}; `sterna list` shows what is", cache.display())]
+    NotCached {
+        /// The model as typed.
+        model: String,
+        /// The cache that was looked into.
+        cache: PathBuf,
+    },
+    /// 401: a token is missing or wrong.
+    #[error(
+        "{url}: the hub wants a valid token (401); set HF_TOKEN to one from {endpoint}/settings/tokens, or check the name: private and missing repositories look the same"
+    )]
+    Unauthorized {
+        /// What was asked for.
+        url: String,
+        /// The hub.
+        endpoint: String,
+    },
+    /// 403: the token is valid, but the repository is gated or out of its reach.
+    #[error(
+        "{url}: access refused (403); accept the model's terms on {endpoint}/{repo} with the account HF_TOKEN belongs to"
+    )]
+    Forbidden {
+        /// What was asked for.
+        url: String,
+        /// The hub.
+        endpoint: String,
+        /// USER/REPO.
+        repo: String,
+    },
+    /// 404: no such repository, revision or file.
+    #[error("{url}: not found (404); check the spelling of the repository, the revision and the file")]
+    NotFound {
+        /// What was asked for.
+        url: String,
+    },
+    /// 429: too many requests, also after waiting.
+    #[error("{url}: too many requests (429), also after waiting; try again later, or set HF_TOKEN for a higher limit")]
+    TooManyRequests {
+        /// What was asked for.
+        url: String,
+    },
+    /// 5xx, also after retries.
+    #[error(
+        "{url}: the server fails (status {status}), also after {tries} tries; try again later, what was fetched is kept"
+    )]
+    ServerFailed {
+        /// What was asked for.
+        url: String,
+        /// The last status.
+        status: u16,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// Any other status.
+    #[error("{url}: unexpected answer (status {status}); check HF_ENDPOINT and any proxy in between")]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The status.
+        status: u16,
+    },
+    /// The connection could not be made or broke, also after retries.
+    #[error(
+        "{url}: {source}, also after {tries} tries; check the network, then run the same command: what was fetched is kept"
+    )]
+    Network {
+        /// What was asked for.
+        url: String,
+        /// How often it was tried.
+        tries: u32,
+        /// The last failure.
+        #[source]
+        source: Box<ureq::Error>,
+    },
+    /// A redirect that cannot or must not be followed.
+    #[error("{url}: redirected to {target:?}, {why}; check HF_ENDPOINT")]
+    BadRedirect {
+        /// What was asked for.
+        url: String,
+        /// Where it points.
+        target: String,
+        /// Why it is not followed.
+        why: &'static str,
+    },
+    /// The list of files is not the JSON that the hub's API promises.
+    #[error("{url}: the answer is not a list of files: {why}; is HF_ENDPOINT a Hugging Face hub?")]
+    BadListing {
+        /// What was asked for.
+        url: String,
+        /// What the parser said.
+        why: String,
+    },
+    /// The hub lists a name that must not become a path here.
+    #[error("{repo} lists a file named {name:?}, which is not a plain relative path; nothing was fetched")]
+    UnsafeFileName {
+        /// USER/REPO.
+        repo: String,
+        /// The name as the server gave it.
+        name: String,
+    },
+    /// The repository has no GGUF.
+    #[error("{repo} holds no GGUF file; look for a repository whose name ends in -GGUF, or convert the checkpoint")]
+    NoGguf {
+        /// USER/REPO.
+        repo: String,
+    },
+    /// No file has the wanted quant or name.
+    #[error("{repo} has no {wanted}; it has: {}", available.join(", "))]
+    NoSuchQuant {
+        /// USER/REPO.
+        repo: String,
+        /// What was asked for.
+        wanted: String,
+        /// File names that are there.
+        available: Vec<String>,
+    },
+    /// Several files, none of them ternary, and no quant was given.
+    #[error("{repo} has several files and none is known to be ternary; add :QUANT or --hf-file to choose from: {}", available.join(", "))]
+    Ambiguous {
+        /// USER/REPO.
+        repo: String,
+        /// File names that are there.
+        available: Vec<String>,
+    },
+    /// A sharded model misses parts on the hub.
+    #[error("{repo}: {name} is one of {expected} parts, but only {found} are listed; the upload is incomplete")]
+    MissingShards {
+        /// USER/REPO.
+        repo: String,
+        /// One of the parts.
+        name: String,
+        /// How many the name promises.
+        expected: usize,
+        /// How many are listed.
+        found: usize,
+    },
+    /// The finished file is not what the hub announced.
+    #[error("{file}: SHA-256 is {actual}, the hub announced {expected}; the file was deleted, run the command again")]
+    Checksum {
+        /// The file's name.
+        file: String,
+        /// Announced.
+        expected: String,
+        /// Found.
+        actual: String,
+    },
+    /// The server sends more or less than it announced.
+    #[error("{file}: got {actual} bytes where {expected} were announced; the part was deleted, run the command again")]
+    WrongSize {
+        /// The file's name.
+        file: String,
+        /// Announced, in bytes.
+        expected: u64,
+        /// Found, in bytes.
+        actual: u64,
+    },
+    /// No space left where the cache is.
+    #[error("{}: the disk is full, {missing} more bytes are needed; free some (`sterna list`, `sterna remove`) or point STERNA_CACHE elsewhere, then run the same command: it goes on where it stopped", path.display())]
+    DiskFull {
+        /// The file being written.
+        path: PathBuf,
+        /// How much is still to come, in bytes.
+        missing: u64,
+    },
+    /// Any other trouble with the cache's files.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Ctrl-C.
+    #[error("interrupted; what was fetched is kept, the same command goes on from there")]
+    Interrupted,
+}
+
+impl HubError {
+    /// For `map_err`: an [`HubError::Io`] that names the path.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,351 @@
+//! Models from the Hugging Face hub: USER/REPO[@REVISION][:QUANT] to a checked file on this machine.
+//!
+//! [`Hub::pull`] asks the hub and fetches what is missing or has changed; [`Hub::locate`] is content with what the cache
+//! has. This module prints nothing and reads no terminal: a [`Watcher`] hears what happens and may stop it. It knows
+//! nothing of what is inside the files.
+
+mod cache;
+mod client;
+mod download;
+mod error;
+mod name;
+mod quant;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use cache::{Cache, Cached, Entry, Index};
+pub use error::{HubError, Result};
+pub use name::{ModelName, check_revision, is_safe_file_name};
+pub use quant::{Choice, TERNARY_ORDER, choose, choose_file, quant_of, shard_of};
+
+use cache::path_of;
+use client::{Client, Failure, Request};
+use name::percent_encode;
+
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+/// The largest answer read as a list of files, in bytes; the hub's longest are around 10 MB.
+const MAX_LISTING: u64 = 32 << 20;
+/// The most files one repository may list.
+const MAX_FILES: usize = 200_000;
+
+/// Where to ask, as whom, and where to keep the answers.
+#[derive(Debug, Clone)]
+pub struct HubOptions {
+    /// The hub's address, without a path to a repository.
+    pub endpoint: String,
+    /// Shown to the hub, to nobody else.
+    pub token: Option<String>,
+    /// Where files are kept.
+    pub cache: Cache,
+    /// Never use the network.
+    pub offline: bool,
+    /// Pauses between tries; their number is the number of retries.
+    pub waits: Vec<Duration>,
+}
+
+impl HubOptions {
+    /// What the environment says: `HF_ENDPOINT`; `HF_TOKEN`, or else the file that `hf auth login` writes
+    /// (`HF_TOKEN_PATH`, `$HF_HOME/token`, `~/.cache/huggingface/token`); `STERNA_CACHE`; `HF_HUB_OFFLINE`.
+    pub fn from_env(offline: bool) -> Result<Self> {
+        Ok(Self {
+            endpoint: text_from("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            token: token_from_env(),
+            cache: Cache::from_env()?,
+            offline: offline
+                || text_from("HF_HUB_OFFLINE")
+                    .is_some_and(|v| ["1", "true", "yes", "on"].contains(&&*v.to_ascii_lowercase())),
+            waits: [1, 2, 4, 8].map(Duration::from_secs).to_vec(),
+        })
+    }
+}
+
+/// What happens while a model is fetched.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Another process is changing this repository's folder.
+    Waiting {
+        /// USER/REPO.
+        repo: &'a str,
+    },
+    /// A file begins, or goes on.
+    Started {
+        /// Its name in the repository.
+        file: &'a str,
+        /// From 1.
+        number: usize,
+        /// How many files the model has.
+        count: usize,
+    },
+    /// Bytes of this file that are here now.
+    Advanced {
+        /// In bytes.
+        done: u64,
+        /// In bytes, if known.
+        total: Option<u64>,
+    },
+    /// A try failed; there will be another.
+    Retrying {
+        /// What happened.
+        why: &'a HubError,
+        /// The pause before it.
+        wait: Duration,
+    },
+    /// A file is complete and checked.
+    Finished,
+}
+
+/// Hears [`Event`]s, and says when to stop.
+pub trait Watcher {
+    /// Called often; must be quick.
+    fn event(&mut self, event: Event<'_>);
+    /// True ends the work with [`HubError::Interrupted`]; what was fetched is kept.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Hears nothing and stops nothing.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Silent;
+
+impl Watcher for Silent {
+    fn event(&mut self, _: Event<'_>) {}
+}
+
+/// A model on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Its files, the first shard first.
+    pub paths: Vec<PathBuf>,
+    /// Bytes over all files.
+    pub size: u64,
+    /// How many files had to be fetched for it; 0 when all were here.
+    pub fetched: usize,
+}
+
+/// The hub and the cache.
+pub struct Hub {
+    client: Client,
+    cache: Cache,
+    offline: bool,
+}
+
+/// A file as the hub lists it.
+#[derive(Debug, Clone)]
+struct RemoteFile {
+    name: String,
+    size: Option<u64>,
+    /// Lower-case hex.
+    sha256: Option<String>,
+}
+
+impl Hub {
+    /// Connects nothing yet.
+    pub fn new(options: HubOptions) -> Result<Self> {
+        Ok(Self {
+            client: Client::new(&options.endpoint, options.token, options.waits)?,
+            cache: options.cache,
+            offline: options.offline,
+        })
+    }
+
+    /// The hub and cache that the environment names.
+    pub fn from_env(offline: bool) -> Result<Self> {
+        Self::new(HubOptions::from_env(offline)?)
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The model on this machine, fetched only if it is not here. `file` names one file instead of a quant.
+    pub fn locate(&self, name: &ModelName, file: Option<&str>, watcher: &mut dyn Watcher) -> Result<Located> {
+        let index = self.cache.index(&self.cache.folder(name));
+        if let Some(located) = self.find_cached(name, file, &index) {
+            return Ok(located);
+        }
+        self.pull(name, file, watcher)
+    }
+
+    /// The model as the hub has it now; files that are here and unchanged are not fetched again.
+    pub fn pull(&self, name: &ModelName, file: Option<&str>, watcher: &mut dyn Watcher) -> Result<Located> {
+        let folder = self.cache.folder(name);
+        if self.offline {
+            let found = self.find_cached(name, file, &self.cache.index(&folder));
+            return found
+                .ok_or_else(|| HubError::Offline { model: name.to_string(), cache: self.cache.root().to_owned() });
+        }
+        let repo = name.id();
+        let listing = self.listing(name, watcher)?;
+        let names: Vec<String> = listing.files.iter().map(|file| file.name.clone()).collect();
+        let choice = match file {
+            Some(file) => choose_file(&repo, &names, file)?,
+            None => choose(&repo, &names, name.quant.as_deref())?,
+        };
+        let _lock = self.cache.lock(&folder, &repo, watcher)?;
+        let mut index = self.cache.index(&folder);
+        index.name = ModelName { quant: None, ..name.clone() }.to_string();
+        index.listed = names;
+        let mut located = Located { paths: Vec::new(), size: 0, fetched: 0 };
+        for (i, wanted) in choice.files.iter().enumerate() {
+            let Some(remote) = listing.files.iter().find(|file| &file.name == wanted) else { continue };
+            let kept = index.files.iter().find(|entry| &entry.name == wanted && is_current(entry, remote, &listing));
+            let size = match kept {
+                Some(entry) => entry.size,
+                None => {
+                    watcher.event(Event::Started { file: wanted, number: i + 1, count: choice.files.len() });
+                    // The commit pins the content: a push in between cannot mix two versions.
+                    let revision = listing.commit.as_deref().unwrap_or(name.revision_or_main());
+                    let url = format!(
+                        "{}/{repo}/resolve/{}/{}",
+                        self.client.endpoint(),
+                        percent_encode(revision, false),
+                        percent_encode(wanted, true)
+                    );
+                    let mut entry = download::fetch(&self.client, &repo, &url, remote, &folder, watcher)?;
+                    entry.commit = listing.commit.clone();
+                    watcher.event(Event::Finished);
+                    located.fetched += 1;
+                    let size = entry.size;
+                    index.files.retain(|old| &old.name != wanted);
+                    index.files.push(entry);
+                    self.cache.write_index(&folder, &index)?;
+                    size
+                }
+            };
+            located.size += size;
+            located.paths.push(path_of(&folder, wanted));
+        }
+        self.cache.write_index(&folder, &index)?;
+        Ok(located)
+    }
+
+    /// The model if all of it is in the cache.
+    fn find_cached(&self, name: &ModelName, file: Option<&str>, index: &Index) -> Option<Located> {
+        let here: Vec<String> = index.files.iter().map(|entry| entry.name.clone()).collect();
+        // What the name means is decided among all that the hub listed, so that it means the same with and without a
+        // network; which of it is here comes second.
+        let names = if index.listed.is_empty() { &here } else { &index.listed };
+        let choice = match file {
+            Some(file) => choose_file(&name.id(), names, file).ok()?,
+            None => choose(&name.id(), names, name.quant.as_deref()).ok()?,
+        };
+        let mut located = Located { paths: Vec::new(), size: 0, fetched: 0 };
+        for wanted in &choice.files {
+            located.size += index.files.iter().find(|entry| &entry.name == wanted)?.size;
+            located.paths.push(path_of(&self.cache.folder(name), wanted));
+        }
+        Some(located)
+    }
+
+    fn listing(&self, name: &ModelName, watcher: &mut dyn Watcher) -> Result<Listing> {
+        let repo = name.id();
+        let mut url = format!("{}/api/models/{repo}", self.client.endpoint());
+        if let Some(revision) = &name.revision {
+            url += &format!("/revision/{}", percent_encode(revision, false));
+        }
+        url += "?blobs=true";
+        let text = self.client.retrying(watcher, |_, _| {
+            let answer = self.client.get(&Request { url: &url, repo: &repo, ..Request::default() })?;
+            answer.response.into_body().into_with_config().limit(MAX_LISTING).read_to_vec().map_err(|error| match error
+            {
+                ureq::Error::BodyExceedsLimit(limit) => Failure::Final(HubError::BadListing {
+                    url: url.clone(),
+                    why: format!("it is longer than {} MiB", limit >> 20),
+                }),
+                error => self.client.network(&url, error),
+            })
+        })?;
+        Listing::parse(&repo, &url, &text)
+    }
+}
+
+/// A repository's GGUF files at one commit.
+struct Listing {
+    commit: Option<String>,
+    files: Vec<RemoteFile>,
+}
+
+impl Listing {
+    /// Reads the hub's answer. Only GGUF files are kept, and each of their names has been found harmless.
+    fn parse(repo: &str, url: &str, text: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Answer {
+            sha: Option<String>,
+            siblings: Vec<Sibling>,
+        }
+        #[derive(Deserialize)]
+        struct Sibling {
+            rfilename: String,
+            size: Option<u64>,
+            lfs: Option<Lfs>,
+        }
+        #[derive(Deserialize)]
+        struct Lfs {
+            sha256: Option<String>,
+            oid: Option<String>,
+            size: Option<u64>,
+        }
+        let bad = |why: String| HubError::BadListing { url: url.to_owned(), why };
+        let answer: Answer = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        if answer.siblings.len() > MAX_FILES {
+            return Err(bad(format!("it names {} files", answer.siblings.len())));
+        }
+        let commit = answer.sha.filter(|sha| check_revision(sha).is_ok());
+        let mut files = Vec::new();
+        for sibling in answer.siblings {
+            if !sibling.rfilename.to_ascii_lowercase().ends_with(".gguf") {
+                continue;
+            }
+            if !is_safe_file_name(&sibling.rfilename) {
+                return Err(HubError::UnsafeFileName { repo: repo.to_owned(), name: sibling.rfilename });
+            }
+            let (sha256, lfs_size) = match sibling.lfs {
+                Some(lfs) => (lfs.sha256.or(lfs.oid), lfs.size),
+                None => (None, None),
+            };
+            files.push(RemoteFile {
+                name: sibling.rfilename,
+                size: sibling.size.or(lfs_size),
+                sha256: sha256.filter(|sha| download::is_sha256(sha)).map(|sha| sha.to_ascii_lowercase()),
+            });
+        }
+        Ok(Self { commit, files })
+    }
+}
+
+/// Whether the file that is here is the one the hub has.
+fn is_current(entry: &Entry, remote: &RemoteFile, listing: &Listing) -> bool {
+    match &remote.sha256 {
+        Some(sha256) => sha256 == &entry.sha256,
+        None => entry.commit.is_some() && entry.commit == listing.commit && remote.size.is_none_or(|s| s == entry.size),
+    }
+}
+
+fn token_from_env() -> Option<String> {
+    if let Some(token) = text_from("HF_TOKEN").or_else(|| text_from("HUGGING_FACE_HUB_TOKEN")) {
+        return Some(token);
+    }
+    let path = match (text_from("HF_TOKEN_PATH"), text_from("HF_HOME")) {
+        (Some(path), _) => PathBuf::from(path),
+        (None, Some(home)) => PathBuf::from(home).join("token"),
+        (None, None) => {
+            let cache = text_from("XDG_CACHE_HOME").map(PathBuf::from);
+            cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?.join("huggingface/token")
+        }
+    };
+    let token = std::fs::read_to_string(path).ok()?.trim().to_owned();
+    (!token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())).then_some(token)
+}
+
+fn text_from(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}

@@ -1,0 +1,517 @@
+//! The hub against a server of our own on this machine.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::*;
+
+/// What the client asked for.
+#[derive(Debug, Clone)]
+struct Asked {
+    path: String,
+    headers: HashMap<String, String>,
+}
+
+/// What the server says.
+struct Says {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    /// Sends only this much of the body and hangs up.
+    cut: Option<usize>,
+}
+
+impl Says {
+    fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: body.into(), cut: None }
+    }
+
+    fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The body as a file server gives it: ranges and If-Range honoured.
+    fn file(asked: &Asked, body: &[u8], etag: &str) -> Self {
+        let etag = format!("\"{etag}\"");
+        let wanted = asked.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let fresh = asked.headers.get("if-range").is_none_or(|seen| *seen == etag);
+        match wanted.filter(|_| fresh) {
+            Some(from) if from >= body.len() => Self::new(416, ""),
+            Some(from) => Self::new(206, &body[from..])
+                .with("content-range", format!("bytes {from}-{}/{}", body.len() - 1, body.len()))
+                .with("etag", etag),
+            None => Self::new(200, body).with("etag", etag),
+        }
+    }
+}
+
+/// Serves until dropped by the process; remembers every request.
+struct Server {
+    address: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Server {
+    fn start(handler: impl Fn(&Asked, usize) -> Says + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (log, handler) = (Arc::clone(&asked), Arc::new(handler));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
+                std::thread::spawn(move || answer(stream, &log, &*handler));
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    fn asked_for(&self, part: &str) -> Vec<Asked> {
+        self.asked().into_iter().filter(|asked| asked.path.contains(part)).collect()
+    }
+}
+
+/// One request per connection.
+fn answer(mut stream: TcpStream, log: &Mutex<Vec<Asked>>, handler: &(dyn Fn(&Asked, usize) -> Says + Send + Sync)) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let Some(path) = lines.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)) else { return };
+    let headers = lines
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned())))
+        .collect();
+    let asked = Asked { path, headers };
+    let before = {
+        let mut log = log.lock().unwrap();
+        log.push(asked.clone());
+        log.iter().filter(|other| other.path == asked.path).count() - 1
+    };
+    let says = handler(&asked, before);
+    let mut head =
+        format!("HTTP/1.1 {} X\r\ncontent-length: {}\r\nconnection: close\r\n", says.status, says.body.len());
+    for (name, value) in &says.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let sent = &says.body[..says.cut.unwrap_or(says.body.len()).min(says.body.len())];
+    let _ = stream.write_all((head + "\r\n").as_bytes()).and_then(|()| stream.write_all(sent));
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    // Read until the client hangs up, so that closing does not reset what it has not read yet.
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+fn sha(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn listing(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let siblings: Vec<_> = files
+        .iter()
+        .map(|(name, body)| {
+            serde_json::json!({
+                "rfilename": name, "size": body.len(), "blobId": "x",
+                "lfs": { "sha256": sha(body), "size": body.len(), "pointerSize": 130 }
+            })
+        })
+        .collect();
+    serde_json::to_vec(&serde_json::json!({ "id": "a/b", "sha": "c0ffee", "siblings": siblings })).unwrap()
+}
+
+fn body(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+fn hub(server: &str, cache: &Path) -> Hub {
+    Hub::new(HubOptions {
+        endpoint: server.to_owned(),
+        token: Some("hf_secret".to_owned()),
+        cache: Cache::new(cache),
+        offline: false,
+        waits: vec![Duration::from_millis(1); 3],
+    })
+    .unwrap()
+}
+
+fn name(text: &str) -> ModelName {
+    text.parse().unwrap()
+}
+
+/// A server with one repository a/b holding these files.
+fn repository(files: &'static [(&'static str, usize)]) -> Server {
+    Server::start(move |asked, _| {
+        let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, len)| (*name, body(*len))).collect();
+        if asked.path.starts_with("/api/models/a/b") {
+            let pairs: Vec<(&str, &[u8])> = files.iter().map(|(name, body)| (*name, &body[..])).collect();
+            return Says::new(200, listing(&pairs));
+        }
+        match files.iter().find(|(name, _)| asked.path == format!("/a/b/resolve/c0ffee/{name}")) {
+            Some((_, body)) => Says::file(asked, body, &sha(body)),
+            None => Says::new(404, "").with("x-error-code", "EntryNotFound"),
+        }
+    })
+}
+
+#[test]
+fn a_model_is_fetched_whole_once_and_then_found() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m-TQ2_0.gguf", 700_000), ("m-F16.gguf", 10), ("README.md", 5)]);
+    let hub = hub(&server.address, dir.path());
+    let model = hub.pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert_eq!((model.fetched, model.size), (1, 700_000));
+    assert_eq!(model.paths, [dir.path().join("models/a/b/m-TQ2_0.gguf")]);
+    assert_eq!(fs::read(&model.paths[0]).unwrap(), body(700_000));
+    assert!(!dir.path().join("models/a/b/m-TQ2_0.gguf.part").exists());
+    assert!(!dir.path().join("models/a/b/m-TQ2_0.gguf.part.json").exists());
+    assert_eq!(server.asked()[0].headers["authorization"], "Bearer hf_secret");
+
+    assert_eq!(hub.pull(&name("a/b"), None, &mut Silent).unwrap().fetched, 0);
+    assert_eq!(server.asked_for("/resolve/").len(), 1);
+    let before = server.asked().len();
+    assert_eq!(hub.locate(&name("a/b:tq2_0"), None, &mut Silent).unwrap().paths, model.paths);
+    assert_eq!(server.asked().len(), before, "a model that is here needs no network");
+}
+
+#[test]
+fn a_cut_connection_is_taken_up_where_it_broke() {
+    let dir = TempDir::new().unwrap();
+    let content = body(900_000);
+    let served = content.clone();
+    let server = Server::start(move |asked, before| {
+        if asked.path.starts_with("/api/") {
+            return Says::new(200, listing(&[("m.gguf", &served)]));
+        }
+        let mut says = Says::file(asked, &served, "v1");
+        says.cut = (before < 2).then_some(300_000);
+        says
+    });
+    let model = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert_eq!(fs::read(&model.paths[0]).unwrap(), content);
+    let gets = server.asked_for("/resolve/");
+    assert_eq!(gets.len(), 3);
+    assert_eq!(gets[0].headers.get("range"), None);
+    assert_eq!(gets[1].headers["range"], "bytes=300000-");
+    assert_eq!(gets[1].headers["if-range"], "\"v1\"");
+    assert_eq!(gets[2].headers["range"], "bytes=600000-");
+}
+
+#[test]
+fn a_later_process_goes_on_with_what_an_earlier_one_left() {
+    let dir = TempDir::new().unwrap();
+    let content = body(500_000);
+    let served = content.clone();
+    let works = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let switch = Arc::clone(&works);
+    let server = Server::start(move |asked, before| {
+        if asked.path.starts_with("/api/") {
+            return Says::new(200, listing(&[("m.gguf", &served)]));
+        }
+        if switch.load(std::sync::atomic::Ordering::SeqCst) {
+            return Says::file(asked, &served, "v1");
+        }
+        let mut says = if before == 0 { Says::file(asked, &served, "v1") } else { Says::new(503, "") };
+        says.cut = Some(200_000);
+        says
+    });
+    let hub = hub(&server.address, dir.path());
+    let error = hub.pull(&name("a/b"), None, &mut Silent).unwrap_err();
+    assert!(matches!(error, HubError::ServerFailed { status: 503, .. }), "{error}");
+    assert_eq!(fs::metadata(dir.path().join("models/a/b/m.gguf.part")).unwrap().len(), 200_000);
+    let listed = hub.cache().list().unwrap();
+    assert_eq!((listed.len(), listed[0].complete, listed[0].size), (1, false, 200_000));
+
+    works.store(true, std::sync::atomic::Ordering::SeqCst);
+    let model = self::hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert_eq!(fs::read(&model.paths[0]).unwrap(), content);
+    assert_eq!(server.asked_for("/resolve/").last().unwrap().headers["range"], "bytes=200000-");
+}
+
+#[test]
+fn a_part_of_other_content_is_not_gone_on_with() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m.gguf", 400_000)]);
+    let folder = dir.path().join("models/a/b");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("m.gguf.part"), vec![7; 1000]).unwrap();
+    fs::write(folder.join("m.gguf.part.json"), format!("{{\"sha256\":\"{}\"}}", sha(b"older"))).unwrap();
+    let model = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert_eq!(fs::read(&model.paths[0]).unwrap(), body(400_000));
+    assert_eq!(server.asked_for("/resolve/")[0].headers.get("range"), None);
+}
+
+#[test]
+fn a_part_that_is_complete_already_is_checked_and_named() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m.gguf", 4000)]);
+    let folder = dir.path().join("models/a/b");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("m.gguf.part"), body(4000)).unwrap();
+    fs::write(folder.join("m.gguf.part.json"), format!("{{\"sha256\":\"{}\"}}", sha(&body(4000)))).unwrap();
+    hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert!(server.asked_for("/resolve/").is_empty());
+    assert_eq!(fs::read(folder.join("m.gguf")).unwrap(), body(4000));
+}
+
+#[test]
+fn changed_content_under_the_same_name_is_fetched_again() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m.gguf", 4000)]);
+    let newer = repository(&[("m.gguf", 5000)]);
+    hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    let model = hub(&newer.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert_eq!((model.fetched, fs::read(&model.paths[0]).unwrap().len()), (1, 5000));
+}
+
+#[test]
+fn content_that_is_not_what_was_announced_is_deleted() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(|asked, _| {
+        if asked.path.starts_with("/api/") {
+            return Says::new(200, listing(&[("m.gguf", &body(1000))]));
+        }
+        Says::new(200, vec![0; 1000])
+    });
+    let error = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+    assert!(matches!(error, HubError::Checksum { .. }), "{error}");
+    assert!(!dir.path().join("models/a/b/m.gguf").exists());
+    assert!(!dir.path().join("models/a/b/m.gguf.part").exists());
+}
+
+#[test]
+fn more_or_fewer_bytes_than_listed_are_an_error() {
+    for served in [900, 1100] {
+        let dir = TempDir::new().unwrap();
+        let server = Server::start(move |asked, _| match asked.path.starts_with("/api/") {
+            true => Says::new(200, listing(&[("m.gguf", &body(1000))])),
+            false => Says::new(200, body(served)),
+        });
+        let error = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+        assert!(matches!(error, HubError::WrongSize { expected: 1000, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_checksum_on_the_redirect_is_honoured_when_the_listing_has_none() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(|asked, _| {
+        if asked.path.starts_with("/api/") {
+            return Says::new(200, r#"{"siblings":[{"rfilename":"m.gguf"}]}"#);
+        }
+        match asked.path.as_str() {
+            "/a/b/resolve/main/m.gguf" => {
+                Says::new(302, "").with("location", "/blob").with("x-linked-etag", format!("\"{}\"", sha(b"other")))
+            }
+            _ => Says::new(200, "GGUF"),
+        }
+    });
+    let error = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+    assert!(matches!(error, HubError::Checksum { .. }), "{error}");
+}
+
+#[test]
+fn a_redirect_to_another_host_does_not_carry_the_token() {
+    let dir = TempDir::new().unwrap();
+    let storage = Server::start(|asked, _| Says::file(asked, &body(3000), "s"));
+    // The same machine under another name is another host.
+    let target = storage.address.replace("127.0.0.1", "localhost") + "/blob?signature=x";
+    let server = Server::start(move |asked, _| {
+        if asked.path.starts_with("/api/") {
+            return Says::new(200, listing(&[("m.gguf", &body(3000))]));
+        }
+        if asked.path.contains("/resolve/") {
+            return Says::new(307, "").with("location", "/moved/m.gguf");
+        }
+        Says::new(302, "").with("location", target.clone())
+    });
+    hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert!(server.asked().iter().all(|asked| asked.headers["authorization"] == "Bearer hf_secret"));
+    assert_eq!(server.asked_for("/moved/").len(), 1);
+    assert_eq!(storage.asked().len(), 1);
+    assert_eq!(storage.asked()[0].headers.get("authorization"), None);
+}
+
+#[test]
+fn redirects_to_files_or_in_circles_end() {
+    for target in ["file:///etc/passwd", "/a/b/resolve/c0ffee/m.gguf"] {
+        let dir = TempDir::new().unwrap();
+        let server = Server::start(move |asked, _| match asked.path.starts_with("/api/") {
+            true => Says::new(200, listing(&[("m.gguf", b"x")])),
+            false => Says::new(302, "").with("location", target),
+        });
+        let error = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+        assert!(matches!(error, HubError::BadRedirect { .. }), "{error}");
+    }
+}
+
+#[test]
+fn each_refusal_has_its_own_message() {
+    let failure = |status: u16, code: &'static str| {
+        let dir = TempDir::new().unwrap();
+        let server =
+            Server::start(move |_, _| Says::new(status, "").with("x-error-code", code).with("retry-after", "0"));
+        let error = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+        (error, server.asked().len())
+    };
+    assert!(matches!(failure(401, ""), (HubError::Unauthorized { .. }, 1)));
+    assert!(matches!(failure(401, "GatedRepo"), (HubError::Forbidden { .. }, 1)));
+    assert!(matches!(failure(403, "GatedRepo"), (HubError::Forbidden { .. }, 1)));
+    assert!(matches!(failure(404, ""), (HubError::NotFound { .. }, 1)));
+    assert!(matches!(failure(429, ""), (HubError::TooManyRequests { .. }, 4)));
+    assert!(matches!(failure(502, ""), (HubError::ServerFailed { status: 502, .. }, 4)));
+    assert!(matches!(failure(418, ""), (HubError::Status { status: 418, .. }, 1)));
+}
+
+#[test]
+fn a_busy_server_is_asked_again() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(|asked, before| match (asked.path.starts_with("/api/"), before) {
+        (_, 0) => Says::new(429, "").with("retry-after", "0"),
+        (_, 1) => Says::new(500, ""),
+        (true, _) => Says::new(200, listing(&[("m.gguf", b"GGUF")])),
+        (false, _) => Says::new(200, "GGUF"),
+    });
+    assert_eq!(hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap().fetched, 1);
+}
+
+#[test]
+fn a_range_the_server_cannot_serve_starts_over() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(|asked, _| {
+        if asked.path.starts_with("/api/") {
+            return Says::new(200, listing(&[("m.gguf", &body(1000))]));
+        }
+        if asked.headers.contains_key("range") { Says::new(416, "") } else { Says::new(200, body(1000)) }
+    });
+    let folder = dir.path().join("models/a/b");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("m.gguf.part"), &body(1000)[..10]).unwrap();
+    fs::write(folder.join("m.gguf.part.json"), format!("{{\"sha256\":\"{}\"}}", sha(&body(1000)))).unwrap();
+    let model = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert_eq!(fs::read(&model.paths[0]).unwrap(), body(1000));
+}
+
+#[test]
+fn offline_uses_the_cache_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m-TQ2_0.gguf", 100), ("m-F16.gguf", 10)]);
+    hub(&server.address, dir.path()).pull(&name("a/b:F16"), None, &mut Silent).unwrap();
+    let asked = server.asked().len();
+    let offline = Hub::new(HubOptions {
+        endpoint: server.address.clone(),
+        token: None,
+        cache: Cache::new(dir.path()),
+        offline: true,
+        waits: Vec::new(),
+    })
+    .unwrap();
+    assert!(offline.locate(&name("a/b:F16"), None, &mut Silent).is_ok());
+    assert!(offline.pull(&name("a/b:F16"), None, &mut Silent).is_ok());
+    // Without a quant the name means TQ2_0, with and without a network; that one is not here.
+    let error = offline.locate(&name("a/b"), None, &mut Silent).unwrap_err();
+    assert!(matches!(error, HubError::Offline { .. }), "{error}");
+    assert!(offline.locate(&name("x/y"), None, &mut Silent).is_err());
+    assert_eq!(server.asked().len(), asked);
+}
+
+#[test]
+fn hostile_listings_write_nothing() {
+    for file in ["../../evil.gguf", "/tmp/evil.gguf", "a\\..\\evil.gguf", ".sterna.gguf", "C:evil.gguf"] {
+        let dir = TempDir::new().unwrap();
+        let server = Server::start(move |_, _| Says::new(200, listing(&[(file, b"GGUF")])));
+        let error = hub(&server.address, &dir.path().join("cache")).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+        assert!(matches!(error, HubError::UnsafeFileName { .. }), "{error}");
+        assert_eq!(server.asked().len(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+    for text in [&b"<html>"[..], b"{}", b"[]", br#"{"siblings":[{"size":-1,"rfilename":"m.gguf"}]}"#] {
+        let dir = TempDir::new().unwrap();
+        let server = Server::start(move |_, _| Says::new(200, text));
+        let error = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+        assert!(matches!(error, HubError::BadListing { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_listing_without_end_is_not_swallowed() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(|_, _| Says::new(200, vec![b' '; (MAX_LISTING + 1) as usize]));
+    let error = hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap_err();
+    assert!(matches!(&error, HubError::BadListing { why, .. } if why.contains("longer")), "{error}");
+}
+
+#[test]
+fn shards_and_revisions_are_fetched_and_removed_together() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("q/m-TQ2_0-00001-of-00002.gguf", 300), ("q/m-TQ2_0-00002-of-00002.gguf", 200)]);
+    let hub = hub(&server.address, dir.path());
+    let model = hub.pull(&name("a/b@refs/pr/1"), None, &mut Silent).unwrap();
+    assert_eq!((model.paths.len(), model.fetched, model.size), (2, 2, 500));
+    assert!(model.paths[0].ends_with("models/a/b@refs%2Fpr%2F1/q/m-TQ2_0-00001-of-00002.gguf"));
+    assert_eq!(server.asked()[0].path, "/api/models/a/b/revision/refs%2Fpr%2F1?blobs=true");
+    let listed = hub.cache().list().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].name.as_str(), listed[0].size), ("a/b@refs/pr/1:TQ2_0", 500));
+    assert!(matches!(hub.cache().remove(&name("a/b"), &mut Silent), Err(HubError::NotCached { .. })));
+    assert_eq!(hub.cache().remove(&name("a/b@refs/pr/1"), &mut Silent).unwrap(), listed);
+    assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 0);
+}
+
+#[test]
+fn list_and_remove_know_one_quant_from_another() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m-TQ2_0.gguf", 100), ("m-Q2_0.gguf", 50)]);
+    let hub = hub(&server.address, dir.path());
+    hub.pull(&name("a/b:TQ2_0"), None, &mut Silent).unwrap();
+    hub.pull(&name("a/b"), Some("m-Q2_0.gguf"), &mut Silent).unwrap();
+    let names = |hub: &Hub| hub.cache().list().unwrap().into_iter().map(|model| model.name).collect::<Vec<_>>();
+    assert_eq!(names(&hub), ["a/b:Q2_0", "a/b:TQ2_0"]);
+    assert!(hub.cache().remove(&name("a/b:TQ1_0"), &mut Silent).is_err());
+    assert_eq!(hub.cache().remove(&name("a/b:q2_0"), &mut Silent).unwrap().len(), 1);
+    assert_eq!(names(&hub), ["a/b:TQ2_0"]);
+    assert!(!dir.path().join("models/a/b/m-Q2_0.gguf").exists());
+    assert!(hub.cache().remove(&name("a/b"), &mut Silent).is_ok());
+    assert!(names(&hub).is_empty());
+}
+
+#[test]
+fn two_at_once_fetch_once() {
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m.gguf", 3_000_000)]);
+    let fetched: usize = std::thread::scope(|scope| {
+        let pull = || hub(&server.address, dir.path()).pull(&name("a/b"), None, &mut Silent).unwrap().fetched;
+        let both = [scope.spawn(pull), scope.spawn(pull)];
+        both.map(|thread| thread.join().unwrap()).iter().sum()
+    });
+    assert_eq!(fetched, 1);
+}
+
+#[test]
+fn an_interrupt_keeps_the_part() {
+    struct Stop(bool);
+    impl Watcher for Stop {
+        fn event(&mut self, event: Event<'_>) {
+            self.0 |= matches!(event, Event::Advanced { done: 1.., .. });
+        }
+        fn interrupted(&self) -> bool {
+            self.0
+        }
+    }
+    let dir = TempDir::new().unwrap();
+    let server = repository(&[("m.gguf", 3_000_000)]);
+    let hub = hub(&server.address, dir.path());
+    let error = hub.pull(&name("a/b"), None, &mut Stop(false)).unwrap_err();
+    assert!(matches!(error, HubError::Interrupted), "{error}");
+    assert!(fs::metadata(dir.path().join("models/a/b/m.gguf.part")).unwrap().len() > 0);
+    hub.pull(&name("a/b"), None, &mut Silent).unwrap();
+    assert!(server.asked_for("/resolve/")[1].headers.contains_key("range"));
+}

@@ -1,0 +1,99 @@
+//! Text that appears as it is generated, and how fast it did.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::Out;
+
+/// Writes pieces of text at once and counts tokens.
+pub struct Printer<'a> {
+    out: &'a mut Out,
+    started: Instant,
+    prompt: Option<(usize, Duration)>,
+    generated: usize,
+}
+
+impl<'a> Printer<'a> {
+    /// The clock starts now, with the prompt about to be read.
+    pub fn new(out: &'a mut Out) -> Self {
+        Self { out, started: Instant::now(), prompt: None, generated: 0 }
+    }
+
+    /// Writes text that is not generated, such as the prompt.
+    pub fn echo(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+
+    /// The prompt of `tokens` has been read; what follows is generation.
+    pub fn prompt_done(&mut self, tokens: usize) {
+        self.prompt = Some((tokens, self.started.elapsed()));
+    }
+
+    /// One more token; `piece` is the text that became complete with it, often empty.
+    pub fn token(&mut self, piece: &str) -> io::Result<()> {
+        self.generated += 1;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.echo(piece)
+    }
+
+    /// The line about speed.
+    pub fn speed(&self) -> Speed {
+        let (prompt, reading) = self.prompt.unwrap_or_default();
+        Speed { prompt, reading, generated: self.generated, generating: self.started.elapsed().saturating_sub(reading) }
+    }
+}
+
+/// How many tokens took how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speed {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// What reading them took.
+    pub reading: Duration,
+    /// Tokens generated.
+    pub generated: usize,
+    /// What that took.
+    pub generating: Duration,
+}
+
+impl Speed {
+    /// `prompt 12 tokens at 345.0 tokens/s; generated 200 tokens at 57.1 tokens/s`
+    pub fn line(&self) -> String {
+        let part = |n: usize, time: Duration| {
+            let unit = if n == 1 { "token" } else { "tokens" };
+            match time.as_secs_f64() {
+                0.0 => format!("{n} {unit}"),
+                seconds => format!("{n} {unit} at {:.1} tokens/s", n as f64 / seconds),
+            }
+        };
+        format!("prompt {}; generated {}", part(self.prompt, self.reading), part(self.generated, self.generating))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_written_and_counted() {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out);
+        printer.echo("Once").unwrap();
+        printer.prompt_done(2);
+        for piece in [" upon", "", " a"] {
+            printer.token(piece).unwrap();
+        }
+        let speed = printer.speed();
+        assert_eq!((speed.prompt, speed.generated), (2, 3));
+        assert_eq!(out, b"Once upon a");
+    }
+
+    #[test]
+    fn speed_reads_well() {
+        let speed = Speed { prompt: 1, reading: Duration::ZERO, generated: 200, generating: Duration::from_secs(4) };
+        assert_eq!(speed.line(), "prompt 1 token; generated 200 tokens at 50.0 tokens/s");
+    }
+}

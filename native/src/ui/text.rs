@@ -1,0 +1,135 @@
+//! Sizes, dates and tables as text.
+
+use std::io::{self, Write};
+
+/// Bytes as people read them: `436.2 MiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A count as people read it: `1.72 B`, `260.03 K`.
+pub fn count(n: u64) -> String {
+    match n {
+        1_000_000_000.. => format!("{:.2} B", n as f64 / 1e9),
+        1_000_000.. => format!("{:.2} M", n as f64 / 1e6),
+        1_000.. => format!("{:.2} K", n as f64 / 1e3),
+        _ => n.to_string(),
+    }
+}
+
+/// Seconds since 1970 as a date in UTC: `2026-11-20T04:08:20Z`.
+pub fn timestamp(seconds: u64) -> String {
+    let (y, m, d) = civil(seconds / 86_400);
+    let s = seconds % 86_400;
+    format!("{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+/// Seconds since 1970 as a day in UTC: `2026-11-20`.
+pub fn day(seconds: u64) -> String {
+    timestamp(seconds)[..10].to_owned()
+}
+
+/// Seconds since 1970, now.
+pub fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// Year, month and day of a day since 1970-01-01. Counts in eras of 400 years that begin on a 1 March, so that the
+/// leap day comes last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day_of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+/// Whether a column's cells stand left or right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Align {
+    /// Names.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// Writes rows under headings, columns as wide as their widest cell, two spaces between.
+pub fn table(out: &mut dyn Write, columns: &[(&str, Align)], rows: &[Vec<String>]) -> io::Result<()> {
+    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> =
+        columns.iter().enumerate().map(|(i, (title, _))| width(i).max(title.chars().count())).collect();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for ((cell, (_, align)), width) in cells.zip(columns).zip(&widths) {
+            match align {
+                Align::Left => text += &format!("{cell:<width$}  "),
+                Align::Right => text += &format!("{cell:>width$}  "),
+            }
+        }
+        writeln!(out, "{}", text.trim_end())
+    };
+    line(&mut columns.iter().map(|(title, _)| *title))?;
+    for row in rows {
+        line(&mut row.iter().map(String::as_str))?;
+    }
+    Ok(())
+}
+
+/// `text` for a terminal: control characters, which a file's author could use to rewrite the screen, are escaped, and
+/// what exceeds `max` characters is cut.
+pub fn plain(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    for (i, c) in text.chars().enumerate() {
+        if i == max {
+            out.push('…');
+            break;
+        }
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_counts_read_well() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(457_179_136), "436.0 MiB");
+        assert_eq!(count(1_720_574_976), "1.72 B");
+        assert_eq!(count(512), "512");
+    }
+
+    #[test]
+    fn dates_are_right_around_leap_days() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
+        assert_eq!(timestamp(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(timestamp(1_709_251_199), "2024-02-29T23:59:59Z");
+        assert_eq!(day(1_709_251_200), "2024-03-01");
+        assert_eq!(day(4_107_542_400), "2100-03-01");
+    }
+
+    #[test]
+    fn tables_align() {
+        let mut out = Vec::new();
+        let rows = [vec!["a".into(), "10".into()], vec!["long".into(), "5".into()]];
+        table(&mut out, &[("name", Align::Left), ("n", Align::Right)], &rows).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "name   n\na     10\nlong   5\n");
+    }
+
+    #[test]
+    fn terminal_escapes_in_files_are_shown_not_obeyed() {
+        assert_eq!(plain("a\x1b[2Jb\n", 20), "a\\u{1b}[2Jb\\n");
+        assert_eq!(plain("abcdef", 3), "abc…");
+    }
+}

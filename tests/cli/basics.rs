@@ -1,0 +1,64 @@
+//! Arguments, messages, exit codes, pipes.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use predicates::prelude::*;
+
+use crate::support::{stdout, sterna};
+
+#[test]
+fn without_a_model_inside_it_says_so_and_how_to_go_on() {
+    sterna()
+        .assert()
+        .code(1)
+        .stdout("")
+        .stderr(predicate::str::starts_with("error: ").and(predicate::str::contains("sterna run FILE")));
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_failure_is_1() {
+    sterna().arg("--no-such-flag").assert().code(2);
+    sterna().arg("rnu").assert().code(2);
+    sterna().args(["run", "a.gguf", "-hf", "a/b"]).assert().code(2);
+    sterna().arg("run").assert().code(1).stderr(predicate::str::contains("no model given"));
+    sterna()
+        .args(["run", "/nonexistent/x.gguf"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("/nonexistent/x.gguf"));
+    sterna().args(["run", "/"]).assert().code(1).stderr(predicate::str::contains("not a plain file"));
+}
+
+#[test]
+fn help_and_version_name_the_program() {
+    assert!(stdout(sterna().arg("--version")).starts_with("sterna 0."));
+    let help = stdout(sterna().arg("--help"));
+    for command in ["run", "inspect", "bench", "perplexity", "tokenize", "pull", "list", "remove", "completions"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} is not in the help:\n{help}");
+    }
+}
+
+#[test]
+fn completions_exist_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = stdout(sterna().args(["completions", shell]));
+        assert!(script.contains("perplexity") && script.contains("--hf-repo"), "{shell}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_broken_pipe_is_no_error() {
+    // The script is longer than a pipe holds, so writing it must fail.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sterna"))
+        .args(["completions", "zsh"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+}

@@ -1,0 +1,113 @@
+//! Commands that run a real, small model.
+
+use predicates::prelude::*;
+
+use crate::support::{data, stdout, sterna};
+
+const MODEL: &str = "stories260k/stories260K.gguf";
+
+#[test]
+fn greedy_text_is_the_reference_byte_for_byte() {
+    let (Some(model), Some(expected)) = (data(MODEL), data("stories260k/expected_greedy_200steps.txt")) else { return };
+    let expected = std::fs::read_to_string(expected).unwrap();
+    for threads in ["1", "2", "7"] {
+        for kernel in [None, Some("scalar")] {
+            let mut command = sterna();
+            command.arg("run").arg(&model).args(["--temp", "0", "-n", "200", "-t", threads]);
+            kernel.map(|kernel| command.args(["--kernel", kernel]));
+            assert_eq!(stdout(&mut command), expected, "{threads} threads, kernel {kernel:?}");
+        }
+    }
+}
+
+#[test]
+fn prompts_come_from_the_line_a_file_or_stdin_and_seeds_repeat() {
+    let Some(model) = data(MODEL) else { return };
+    let run = |words: &[&str], stdin: &str| {
+        stdout(sterna().arg("run").arg(&model).args(["-n", "20"]).args(words).write_stdin(stdin))
+    };
+    let one = run(&["-p", "Once upon", "-s", "42"], "");
+    assert!(one.starts_with("Once upon"));
+    assert_eq!(one, run(&["-f", "-", "-s", "42"], "Once upon"));
+    assert_eq!(one, format!("Once upon{}", run(&["-p", "Once upon", "-s", "42", "--no-display-prompt"], "")));
+    assert_ne!(one, run(&["-p", "Once upon", "-s", "43"], ""));
+    assert!(run(&["-p", r"a\nb"], "").starts_with("a\nb"));
+    assert!(run(&["-p", r"a\nb", "--no-escape"], "").starts_with(r"a\nb"));
+}
+
+#[test]
+fn kernels_that_are_not_here_are_named() {
+    let Some(model) = data(MODEL) else { return };
+    for mut command in [sterna(), sterna()].into_iter().zip([true, false]).map(|(mut command, flag)| {
+        if flag {
+            command.args(["run", "--kernel", "sse9"])
+        } else {
+            command.env("STERNA_KERNEL", "sse9").arg("run")
+        };
+        command
+    }) {
+        command
+            .arg(&model)
+            .assert()
+            .code(1)
+            .stderr(predicate::str::contains("sse9").and(predicate::str::contains("scalar")));
+    }
+}
+
+#[test]
+fn tokens_are_shown_in_three_ways() {
+    let Some(model) = data(MODEL) else { return };
+    let tokenize = |words: &[&str]| stdout(sterna().arg("tokenize").arg(&model).args(["-p", "Once upon"]).args(words));
+    let ids = tokenize(&["--ids"]);
+    assert!(ids.starts_with("[1, ") && !tokenize(&["--ids", "--no-bos"]).starts_with("[1, "), "{ids}");
+    let count = ids.split(',').count();
+    assert_eq!(tokenize(&[]).lines().count(), count);
+    assert!(tokenize(&["--ids", "--show-count"]).ends_with(&format!("tokens: {count}\n")));
+    let json: serde_json::Value = serde_json::from_str(&tokenize(&["--json"])).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), count);
+}
+
+#[test]
+fn bench_reports_every_test_at_every_number_of_threads() {
+    let Some(model) = data(MODEL) else { return };
+    let mut command = sterna();
+    command.arg("bench").arg(&model);
+    command.args(["-p", "32,64", "-n", "8", "-pg", "16,4", "-t", "1,2", "-r", "2", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&mut command)).unwrap();
+    let rows = json.as_array().unwrap();
+    assert_eq!(rows.len(), 8);
+    for row in rows {
+        assert!(row["avg_ts"].as_f64().unwrap() > 0.0 && row["gops"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["samples_ns"].as_array().unwrap().len(), 2);
+    }
+    sterna()
+        .arg("bench")
+        .arg(&model)
+        .args(["-p", "100000"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("context"));
+}
+
+#[test]
+fn perplexity_of_a_story_is_below_that_of_noise() {
+    let Some(model) = data(MODEL) else { return };
+    let perplexity = |text: &str| {
+        let mut command = sterna();
+        command.arg("perplexity").arg(&model).args(["-f", "-", "-c", "64", "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&stdout(command.write_stdin(text))).unwrap();
+        (json["perplexity"].as_f64().unwrap(), json["tokens"].as_u64().unwrap())
+    };
+    let story =
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. ".repeat(4);
+    let noise: String = story.chars().rev().collect();
+    let ((story, tokens), (noise, _)) = (perplexity(&story), perplexity(&noise));
+    assert!(story < 10.0 && noise > 3.0 * story, "{story} {noise}");
+    assert_eq!(tokens % 31, 0, "each chunk of 64 scores the 31 that follow its middle");
+
+    let mut command = sterna();
+    command.arg("perplexity").arg(&model).args(["-f", "-", "-c", "32", "--chunks", "2", "--split", "0.5"]);
+    let text = stdout(command.write_stdin("The cat sat on the mat and the dog sat on the cat. ".repeat(20)));
+    assert!(text.starts_with("[1]") && text.contains(",[2]") && text.contains("Final estimate: PPL = "), "{text}");
+    assert!(!text.contains("[3]"));
+}

@@ -1,0 +1,86 @@
+//! The program under test, files for it, and a server that stands in for the hub.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use sterna_core::formats::Format;
+use sterna_core::gguf::{Metadata, TensorDecl, Writer};
+
+/// `sterna`, without anything that the surroundings might set.
+pub fn sterna() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sterna"));
+    for variable in ["STERNA_KERNEL", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "STERNA_CACHE"] {
+        command.env_remove(variable);
+    }
+    // Nothing of this machine's user is read or written.
+    command.env("STERNA_CACHE", "/nonexistent/cache").env("HF_TOKEN_PATH", "/nonexistent/token");
+    command
+}
+
+/// What a finished command wrote to stdout.
+pub fn stdout(command: &mut Command) -> String {
+    String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+/// The file `name` of the real data, or `None` after saying that the test is skipped.
+pub fn data(name: &str) -> Option<PathBuf> {
+    match std::env::var_os("STERNA_DATA_DIR") {
+        Some(dir) => Some(Path::new(&dir).join(name)),
+        None if std::env::var("STERNA_REQUIRE_DATA").is_ok_and(|v| v == "1") => panic!("STERNA_DATA_DIR is not set"),
+        None => {
+            eprintln!("skipped: needs {name} from STERNA_DATA_DIR");
+            None
+        }
+    }
+}
+
+/// A GGUF with these tensors, all zero: name, dimensions, type number, bytes.
+pub fn gguf(metadata: &Metadata, tensors: &[(&str, &[u64], u32, u64)]) -> Vec<u8> {
+    let decl = |(name, dims, type_id, size): &(&str, &[u64], u32, u64)| TensorDecl {
+        name: (*name).into(),
+        dims: dims.to_vec(),
+        type_id: *type_id,
+        size: *size,
+    };
+    let mut writer = Writer::new(Vec::new(), metadata, tensors.iter().map(decl).collect()).unwrap();
+    for (name, _, _, size) in tensors {
+        writer.tensor(name, &vec![0; *size as usize]).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// Bytes of a tensor.
+pub fn size(format: Format, cols: u64, rows: u64) -> u64 {
+    format.tensor_bytes(rows, cols).unwrap()
+}
+
+/// Serves one repository, a/b, with one file, over and over; gives its address.
+pub fn hub(name: &'static str, content: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let path = lines.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)).unwrap_or_default();
+            lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+            let (status, body) = if path.starts_with("/api/models/a/b") {
+                (
+                    200,
+                    format!(r#"{{"sha":"c0ffee","siblings":[{{"rfilename":"{name}","size":{}}}]}}"#, content.len())
+                        .into_bytes(),
+                )
+            } else if path == format!("/a/b/resolve/c0ffee/{name}") {
+                (200, content.clone())
+            } else {
+                (404, Vec::new())
+            };
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    address
+}
