@@ -104,7 +104,7 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, tiles) = split(m.tiles(), self.tasks([m.rows(), m.cols(), x.tokens()]), 1);
+        let (tasks, tiles) = split(m.tiles(), self.tasks(&[m.rows(), m.cols(), x.tokens()]), 1);
         // SAFETY: each task has tiles, and so rows, of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.ternary(m, x, tiles(i), &out) });
     }
@@ -114,20 +114,22 @@ impl Compute<'_> {
             return;
         }
         let out = Output::new(out, m.rows());
-        let (tasks, rows) = split(m.rows(), self.tasks([m.rows(), m.cols(), out.tokens()]), TILE_ROWS);
+        let (tasks, rows) = split(m.rows(), self.tasks(&[m.rows(), m.cols(), out.tokens()]), TILE_ROWS);
         // SAFETY: each task has rows of its own.
         self.exec.run(tasks, &|i| unsafe { self.kernel.block_matrix(m, x, rows(i), &out) });
     }
 
-    /// The host's threads, if that many multiplications are worth spreading; extents too large for a word count as many.
+    /// The host's threads, if as many multiplications as the product of `extents` are worth spreading.
     pub(crate) fn exec_for(&self, extents: &[usize]) -> &dyn Executor {
-        if extents.iter().copied().fold(1, usize::saturating_mul) < SMALL { &Serial } else { self.exec }
+        if is_small(extents) { &Serial } else { self.exec }
     }
 
-    /// How many tasks a product of those extents is worth.
-    fn tasks(&self, extents: [usize; 3]) -> usize {
-        let threads = self.exec_for(&extents).threads();
-        if threads == 1 { 1 } else { threads.min(1 << 10) * TASKS_A_THREAD }
+    /// How many tasks a matrix product of those extents is worth.
+    fn tasks(&self, extents: &[usize]) -> usize {
+        match self.exec_for(extents).threads() {
+            1 => 1,
+            threads => threads.min(1 << 10) * TASKS_A_THREAD,
+        }
     }
 
     /// Calls `task` with each row of `data`, `[n, width]`, and its index, spread over the threads.
@@ -139,4 +141,9 @@ impl Compute<'_> {
             }
         });
     }
+}
+
+/// Whether the product of `extents` is too small to spread. On 32-bit machines it may well exceed a word.
+fn is_small(extents: &[usize]) -> bool {
+    extents.iter().fold(1, |product: usize, &extent| product.saturating_mul(extent)) < SMALL
 }
