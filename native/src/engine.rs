@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sterna_core::Model;
+use sterna_core::generate::ModelLoader;
 use sterna_core::kernels::{Executor, Rayon, Serial};
-use sterna_core::model::{LoadOptions, Loader};
+use sterna_core::model::LoadOptions;
 
 use crate::source::Source;
 use crate::ui::progress::Progress;
@@ -26,7 +27,7 @@ pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Mo
     let source = Source::open(path)?;
     let options = LoadOptions { kernel: kernel.map(str::to_owned) };
     let of_file = || path.display().to_string();
-    let mut loader = Loader::new(source.header(), &options).with_context(of_file)?;
+    let mut loader = ModelLoader::new(source.header(), &options).with_context(of_file)?;
     let mut progress = Progress::bytes("loading", Some(source.file_bytes()));
     let mut done = 0;
     for (info, bytes) in source.tensors() {
@@ -35,7 +36,7 @@ pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Mo
         done += info.size;
         progress.set(done);
     }
-    Model::new(loader, source.header().metadata.clone()).with_context(of_file)
+    loader.finish().with_context(of_file)
 }
 
 /// What kind of model it is, as benchmarks name it: architecture, name or size, tensor type of most weights.

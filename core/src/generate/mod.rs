@@ -10,7 +10,7 @@ mod session;
 mod text;
 
 use crate::error::Error;
-use crate::gguf::{Gguf, Metadata};
+use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
 use crate::kernels::{Executor, Serial};
 use crate::model::{LoadOptions, Loader, ModelError, Transformer};
 #[cfg(feature = "tokenizer")]
@@ -58,6 +58,56 @@ pub struct Model {
     tokenizer: Option<Arc<Tokenizer>>,
 }
 
+/// A model on its way: given a header, then its tensors one by one, in any order.
+pub struct ModelLoader {
+    loader: Loader,
+    metadata: Metadata,
+    #[cfg(feature = "tokenizer")]
+    tokenizer: Option<Arc<Tokenizer>>,
+}
+
+impl ModelLoader {
+    /// Checks all that the header tells, the vocabulary included, and chooses the kernel.
+    ///
+    /// # Errors
+    /// If something is damaged or not supported; no tensor data is needed to know.
+    pub fn new(header: &Header, options: &LoadOptions) -> Result<Self, Error> {
+        let metadata = header.metadata.clone();
+        #[cfg(feature = "tokenizer")]
+        let tokenizer = match metadata.contains("tokenizer.ggml.model") {
+            true => Some(Arc::new(Tokenizer::from_metadata(&metadata)?)),
+            false => None,
+        };
+        Ok(Self {
+            loader: Loader::new(header, options)?,
+            metadata,
+            #[cfg(feature = "tokenizer")]
+            tokenizer,
+        })
+    }
+
+    /// Packs one tensor; see [`Loader::tensor`].
+    ///
+    /// # Errors
+    /// If its bytes are too few or hold values that cannot be.
+    pub fn tensor(&mut self, info: &TensorInfo, bytes: &[u8], exec: &dyn Executor) -> Result<(), Error> {
+        Ok(self.loader.tensor(info, bytes, exec)?)
+    }
+
+    /// The model, when all tensors are there.
+    ///
+    /// # Errors
+    /// If one was never handed over.
+    pub fn finish(self) -> Result<Model, Error> {
+        Ok(Model {
+            transformer: Arc::new(self.loader.finish()?),
+            metadata: Arc::new(self.metadata),
+            #[cfg(feature = "tokenizer")]
+            tokenizer: self.tokenizer,
+        })
+    }
+}
+
 impl Model {
     /// Loads a whole GGUF that is in memory, on the caller's thread.
     ///
@@ -73,29 +123,11 @@ impl Model {
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf).
     pub fn from_file(file: &Gguf<'_>, options: &LoadOptions, exec: &dyn Executor) -> Result<Self, Error> {
-        let mut loader = Loader::new(file.header(), options)?;
+        let mut loader = ModelLoader::new(file.header(), options)?;
         for info in &file.header().tensors {
             loader.tensor(info, file.data(info), exec)?;
         }
-        Self::new(loader, file.header().metadata.clone())
-    }
-
-    /// Puts a model together from a loader that was given all tensors.
-    ///
-    /// # Errors
-    /// If tensors are missing or the vocabulary is damaged.
-    pub fn new(loader: Loader, metadata: Metadata) -> Result<Self, Error> {
-        #[cfg(feature = "tokenizer")]
-        let tokenizer = match metadata.contains("tokenizer.ggml.model") {
-            true => Some(Arc::new(Tokenizer::from_metadata(&metadata)?)),
-            false => None,
-        };
-        Ok(Self {
-            transformer: Arc::new(loader.finish()?),
-            metadata: Arc::new(metadata),
-            #[cfg(feature = "tokenizer")]
-            tokenizer,
-        })
+        loader.finish()
     }
 
     /// The decoder.

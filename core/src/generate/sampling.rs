@@ -9,7 +9,7 @@ use crate::kernels::exp;
 /// How the next token is chosen. The defaults are llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 or less takes the most likely token always.
+    /// Divides the logits; 0 or less, or NaN, takes the most likely token always.
     pub temperature: f32,
     /// Keeps only the so many most likely tokens; 0 keeps all.
     pub top_k: usize,
@@ -82,7 +82,7 @@ impl Sampler {
         if best.0 == f32::NEG_INFINITY {
             return Err(GenerateError::NoTokens);
         }
-        if s.temperature <= 0.0 || best.0 == f32::INFINITY {
+        if s.temperature <= 0.0 || s.temperature.is_nan() || best.0 == f32::INFINITY {
             return Ok(best.1);
         }
         if s.top_k > 0 && s.top_k < candidates.len() {

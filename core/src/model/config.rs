@@ -111,6 +111,17 @@ impl Config {
     }
 }
 
+/// Keys that change the arithmetic in ways that the decoder does not follow.
+const NOT_APPLIED: [&str; 7] = [
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "logit_scale",
+    "embedding_scale",
+    "residual_scale",
+    "attention.clamp_kqv",
+    "attention.max_alibi_bias",
+];
+
 /// Refuses what must not be ignored.
 fn refuse(metadata: &Metadata, name: &str) -> Result<(), ModelError> {
     if let Some((key, _)) = metadata.iter().find(|(key, _)| key.starts_with("prism.hadamard")) {
@@ -127,6 +138,17 @@ fn refuse(metadata: &Metadata, name: &str) -> Result<(), ModelError> {
             key: experts,
             remedy: "Use a dense model.",
         });
+    }
+    // Factors and limits of related architectures; 0 and 1 are what leaving them out means.
+    for part in NOT_APPLIED {
+        let key = format!("{name}.{part}");
+        if metadata.contains(&key) && !matches!(metadata.f32(&key), Some(0.0 | 1.0)) {
+            return Err(ModelError::Unsupported {
+                feature: "a scaling or clamping of intermediate values",
+                key,
+                remedy: "Use a model without it.",
+            });
+        }
     }
     Ok(())
 }

@@ -126,8 +126,8 @@ impl Transformer {
     }
 
     /// Multiply-adds in matrix products for one token.
-    pub fn multiplications_a_token(&self) -> usize {
-        let of = |m: &Matrix| m.rows() * m.cols();
+    pub fn multiplications_a_token(&self) -> u64 {
+        let of = |m: &Matrix| m.rows() as u64 * m.cols() as u64;
         let layer = |layer: &Layer| {
             let qkv = match &layer.qkv {
                 Qkv::Split { q, k, v } => of(&q.matrix) + of(&k.matrix) + of(&v.matrix),
@@ -139,7 +139,7 @@ impl Transformer {
             };
             qkv + of(&layer.attention_out.matrix) + up + of(&layer.down.matrix)
         };
-        self.weights.layers.iter().map(layer).sum::<usize>() + of(self.output())
+        self.weights.layers.iter().map(layer).sum::<u64>() + of(self.output())
     }
 
     fn output(&self) -> &Matrix {

@@ -85,6 +85,8 @@ impl Loader {
         let Some(&(place, format)) = self.plan.places.get(&info.name) else {
             return Err(unexpected(&self.config, &info.name));
         };
+        // The header's own entries have passed; a caller may hand over another.
+        check(info, format, place)?;
         let (rows, cols) = (info.rows() as usize, info.cols() as usize);
         let expected = format.tensor_bytes(info.rows(), info.cols()).unwrap_or(u64::MAX);
         let Some(bytes) = usize::try_from(expected).ok().and_then(|len| bytes.get(..len)) else {
@@ -460,7 +462,12 @@ fn pack(
     let row_bytes = cols / format.block_len() * format.block_bytes();
     let (group, tensor_scale) = match format.group() {
         Some(group) => (group, 1.0),
-        None => (cols, format.tensor_scale(bytes, rows * cols).map_err(|source| in_tensor(info, source))?),
+        None => (
+            cols,
+            format
+                .tensor_scale(bytes, (bytes.len() - format.tail_bytes()) * 4)
+                .map_err(|source| in_tensor(info, source))?,
+        ),
     };
     let mut builder = TernaryBuilder::new(rows, cols, group, tensor_scale);
     let mut tiles: Vec<_> = builder.tiles_mut().collect();
