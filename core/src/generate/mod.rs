@@ -72,6 +72,7 @@ impl ModelLoader {
     /// # Errors
     /// If something is damaged or not supported; no tensor data is needed to know.
     pub fn new(header: &Header, options: &LoadOptions) -> Result<Self, Error> {
+        let loader = Loader::new(header, options)?;
         let metadata = header.metadata.clone();
         #[cfg(feature = "tokenizer")]
         let tokenizer = match metadata.contains("tokenizer.ggml.model") {
@@ -79,7 +80,7 @@ impl ModelLoader {
             false => None,
         };
         Ok(Self {
-            loader: Loader::new(header, options)?,
+            loader,
             metadata,
             #[cfg(feature = "tokenizer")]
             tokenizer,

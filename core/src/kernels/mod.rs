@@ -5,6 +5,11 @@
 //! `elementwise`, written once over [`isa::Isa`], and give the same bits. This is the only place in core with `unsafe` and
 //! `target_arch`.
 
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128")),
+    allow(dead_code, unused_macros, reason = "without vector instructions there is only `scalar`")
+)]
+
 mod attention;
 mod elementwise;
 mod isa;
