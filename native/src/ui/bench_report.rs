@@ -133,7 +133,7 @@ const MD: [(&str, usize, bool); 10] = [
     ("params", 9, true),
     ("backend", 7, false),
     ("threads", 7, true),
-    ("kernel", 8, false),
+    ("kernel", 12, false),
     ("test", 14, true),
     ("t/s", 18, true),
     ("GOPS", 8, true),
