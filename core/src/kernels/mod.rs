@@ -2,7 +2,7 @@
 //!
 //! [`Kernel`] is the table's row. [`select`] chooses once, when a model is loaded; everything above calls through the chosen
 //! row. `scalar` is the readable specification; the others run the algorithms of `tile`, `rows`, `attention` and
-//! `elementwise`, written once over [`isa::Isa`], and give the same bits. This is the only place in core with `unsafe` and
+//! `elementwise`, written once over `isa::Isa`, and give the same bits. This is the only place in core with `unsafe` and
 //! `target_arch`.
 
 #![cfg_attr(
