@@ -53,7 +53,7 @@ pub struct Entry {
 /// What one repository's folder holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Index {
-    /// USER/REPO[@REVISION].
+    /// `USER/REPO[@REVISION]`.
     pub name: String,
     /// Every GGUF name the hub listed last; decides what a name without a quant means when the network is not asked.
     pub listed: Vec<String>,
@@ -64,7 +64,7 @@ pub struct Index {
 /// One model in the cache, or the beginning of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cached {
-    /// What to type to get it: USER/REPO[@REVISION][:QUANT].
+    /// What to type to get it: `USER/REPO[@REVISION][:QUANT]`.
     pub name: String,
     /// The quant its file name names.
     pub quant: Option<String>,

@@ -10,7 +10,7 @@ pub type Result<T, E = HubError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// The name does not have the form USER/REPO[@REVISION][:QUANT].
+    /// The name does not have the form `USER/REPO[@REVISION][:QUANT]`.
     #[error("{name:?} is not a model name: write USER/REPO, USER/REPO:QUANT or USER/REPO@REVISION:QUANT ({why})")]
     BadName {
         /// What was typed.

@@ -1,4 +1,4 @@
-//! Models from the Hugging Face hub: USER/REPO[@REVISION][:QUANT] to a checked file on this machine.
+//! Models from the Hugging Face hub: `USER/REPO[@REVISION][:QUANT]` to a checked file on this machine.
 //!
 //! [`Hub::pull`] asks the hub and fetches what is missing or has changed; [`Hub::locate`] is content with what the cache
 //! has. This module prints nothing and reads no terminal: a [`Watcher`] hears what happens and may stop it. It knows

@@ -1,4 +1,4 @@
-//! A model's name as people type it, USER/REPO[@REVISION][:QUANT], and the rules for names that come from a server.
+//! A model's name as people type it, `USER/REPO[@REVISION][:QUANT]`, and the rules for names that come from a server.
 
 use std::fmt;
 use std::str::FromStr;
