@@ -1,5 +1,7 @@
 //! The KV cache: keys and values of all past tokens in f16, grown as tokens come.
 
+use super::error::ModelError;
+
 /// One layer's keys and values.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LayerCache {
@@ -37,21 +39,26 @@ impl Cache {
         self.layers.iter().map(|layer| 2 * (layer.keys.capacity() + layer.values.capacity())).sum()
     }
 
-    /// Makes room for `more` tokens in every layer, zeroed.
-    pub(super) fn extend(&mut self, more: usize) {
-        let len = (self.tokens + more) * self.width;
+    /// Makes room for `more` tokens in every layer, zeroed. Room doubles while it is small, then grows by [`STEP`].
+    ///
+    /// # Errors
+    /// If there is no memory for them; the tokens held so far stay.
+    pub(super) fn extend(&mut self, more: usize) -> Result<(), ModelError> {
         let tokens = self.tokens + more;
-        let capacity = tokens.next_power_of_two().min(tokens.next_multiple_of(STEP)) * self.width;
+        let capacity = tokens.next_power_of_two().min(tokens.next_multiple_of(STEP)).saturating_mul(self.width);
+        let bytes = (4 * self.layers.len()).saturating_mul(capacity);
         for layer in &mut self.layers {
             for data in [&mut layer.keys, &mut layer.values] {
                 data.truncate(self.tokens * self.width);
-                if data.capacity() < len {
-                    data.reserve_exact(capacity - data.len());
+                if data.capacity() < tokens.saturating_mul(self.width) {
+                    let more = capacity - data.len();
+                    data.try_reserve_exact(more).map_err(|_| ModelError::CacheTooLarge { tokens, bytes })?;
                 }
-                data.resize(len, 0);
+                data.resize(tokens * self.width, 0);
             }
         }
-        self.tokens += more;
+        self.tokens = tokens;
+        Ok(())
     }
 
     /// Forgets all tokens from `tokens` on.

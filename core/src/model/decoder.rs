@@ -62,10 +62,14 @@ struct Scratch {
     queries: Vec<f32>,
     /// The heads' outputs, padded likewise.
     heads: Vec<f32>,
-    attended: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    /// The heads' outputs without padding.
+    unpadded: Vec<f32>,
+    /// Of the feed-forward layer, between its halves.
     hidden: Vec<f32>,
+    up: Vec<f32>,
+    /// After a sub-norm.
+    sub_normed: Vec<f32>,
+    /// What a half of the block adds to the residual stream.
     out: Vec<f32>,
     quantized: QuantizedRows,
 }
@@ -171,7 +175,8 @@ impl Transformer {
     /// The result does not depend on how tokens are cut into calls, on the kernel, or on the number of threads.
     ///
     /// # Errors
-    /// If a token is outside the vocabulary or the context is full; nothing is appended then.
+    /// If a token is outside the vocabulary or the context is full, nothing is appended; without memory for the cache, whole
+    /// batches may have been.
     pub fn forward<'s>(
         &self,
         state: &'s mut State,
@@ -190,7 +195,7 @@ impl Transformer {
         let compute = Compute { kernel: self.kernel, exec };
         let batches = tokens.len().div_ceil(BATCH);
         for (i, batch) in tokens.chunks(BATCH).enumerate() {
-            self.batch(&compute, state, batch);
+            self.batch(&compute, state, batch)?;
             let from = match logits {
                 Logits::All => 0,
                 Logits::Last if i + 1 == batches => batch.len() - 1,
@@ -202,11 +207,11 @@ impl Transformer {
     }
 
     /// One batch through all layers; leaves the residual stream in `scratch.x`.
-    fn batch(&self, compute: &Compute<'_>, state: &mut State, tokens: &[u32]) {
+    fn batch(&self, compute: &Compute<'_>, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
         let (c, n) = (&self.config, tokens.len());
         let first = state.cache.tokens();
         let State { cache, rotations, scratch: s, .. } = state;
-        cache.extend(n);
+        cache.extend(n)?;
         if let Some(rotations) = rotations {
             rotations.prepare(first, n);
         }
@@ -224,6 +229,7 @@ impl Transformer {
             self.attention(compute, layer, i, cache, rotations, s, first, n);
             self.feed_forward(compute, layer, s, n);
         }
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of State, borrowed apart")]
@@ -339,16 +345,16 @@ impl Transformer {
         let heads = if padded == head {
             &s.heads
         } else {
-            resize(&mut s.attended, n * q_width);
-            for (out, x) in s.attended.chunks_exact_mut(head).zip(s.heads.chunks_exact(padded)) {
+            resize(&mut s.unpadded, n * q_width);
+            for (out, x) in s.unpadded.chunks_exact_mut(head).zip(s.heads.chunks_exact(padded)) {
                 out.copy_from_slice(&x[..head]);
             }
-            &s.attended
+            &s.unpadded
         };
         let input = match &layer.attention_sub_norm {
             Some(norm) => {
-                normalize(compute, norm, heads, &mut s.hidden);
-                &s.hidden
+                normalize(compute, norm, heads, &mut s.sub_normed);
+                &s.sub_normed
             }
             None => heads,
         };
@@ -361,39 +367,38 @@ impl Transformer {
         let (c, width) = (&self.config, self.config.n_ff);
         let activation = c.architecture.activation;
         normalize(compute, &layer.ffn_norm, &s.x, &mut s.normed);
-        resize(&mut s.up, n * width);
+        resize(&mut s.hidden, n * width);
         match &layer.up {
             Up::Plain(up) => {
-                up.apply(compute, &s.normed, false, &mut s.quantized, &mut s.up);
-                compute.each_row(&mut s.up, width, |_, up| compute.kernel.activate(activation, up));
+                up.apply(compute, &s.normed, false, &mut s.quantized, &mut s.hidden);
+                compute.each_row(&mut s.hidden, width, |_, hidden| compute.kernel.activate(activation, hidden));
             }
             Up::Gated { gate, up } => {
-                resize(&mut s.gate, n * width);
-                up.apply(compute, &s.normed, false, &mut s.quantized, &mut s.up);
-                gate.apply(compute, &s.normed, true, &mut s.quantized, &mut s.gate);
-                compute.each_row(&mut s.gate, width, |t, gate| {
-                    compute.kernel.activate(activation, gate);
-                    compute.kernel.multiply(gate, &s.up[t * width..][..width]);
+                resize(&mut s.up, n * width);
+                gate.apply(compute, &s.normed, false, &mut s.quantized, &mut s.hidden);
+                up.apply(compute, &s.normed, true, &mut s.quantized, &mut s.up);
+                compute.each_row(&mut s.hidden, width, |t, hidden| {
+                    compute.kernel.activate(activation, hidden);
+                    compute.kernel.multiply(hidden, &s.up[t * width..][..width]);
                 });
-                core::mem::swap(&mut s.gate, &mut s.up);
             }
             Up::FusedGate(both) => {
                 resize(&mut s.fused, n * 2 * width);
                 both.apply(compute, &s.normed, false, &mut s.quantized, &mut s.fused);
-                compute.each_row(&mut s.up, width, |t, out| {
+                compute.each_row(&mut s.hidden, width, |t, hidden| {
                     let (gate, up) = s.fused[t * 2 * width..][..2 * width].split_at(width);
-                    out.copy_from_slice(gate);
-                    compute.kernel.activate(activation, out);
-                    compute.kernel.multiply(out, up);
+                    hidden.copy_from_slice(gate);
+                    compute.kernel.activate(activation, hidden);
+                    compute.kernel.multiply(hidden, up);
                 });
             }
         }
         let input = match &layer.ffn_sub_norm {
             Some(norm) => {
-                normalize(compute, norm, &s.up, &mut s.hidden);
-                &s.hidden
+                normalize(compute, norm, &s.hidden, &mut s.sub_normed);
+                &s.sub_normed
             }
-            None => &s.up,
+            None => &s.hidden,
         };
         resize(&mut s.out, n * c.n_embd);
         layer.down.apply(compute, input, false, &mut s.quantized, &mut s.out);

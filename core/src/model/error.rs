@@ -177,6 +177,16 @@ pub enum ModelError {
         /// Tokens that do not fit.
         more: usize,
     },
+    /// There is no memory for more keys and values.
+    #[error(
+        "no memory for the keys and values of {tokens} tokens ({bytes} bytes); start a new session, or ask for a smaller context"
+    )]
+    CacheTooLarge {
+        /// Tokens that the cache was to hold.
+        tokens: usize,
+        /// Bytes that all layers would take.
+        bytes: usize,
+    },
     /// A kernel was asked for that this machine has not.
     #[error(transparent)]
     Kernel(#[from] crate::kernels::UnknownKernel),

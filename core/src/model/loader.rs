@@ -327,7 +327,7 @@ fn places(c: &Config) -> HashMap<String, (Place, bool)> {
     let (a, mut places) = (c.architecture, HashMap::new());
     let mut put = |name: String, place: Place, required: bool| places.insert(name, (place, required));
     let vocabulary = Place::Matrix { rows: None, cols: c.n_embd };
-    put("token_embd.weight".into(), Place::Matrix { rows: None, cols: c.n_embd }, true);
+    put("token_embd.weight".into(), vocabulary, true);
     put("output.weight".into(), vocabulary, false);
     match &c.rope {
         None => {

@@ -11,7 +11,7 @@ pub enum TokenizerError {
         key: &'static str,
     },
     /// A key holds a value of another type than the format says.
-    #[error("metadata `{key}` is not {expected}")]
+    #[error("metadata `{key}` is not {expected}; the file was written by a faulty converter, convert the model again")]
     WrongType {
         /// The GGUF key.
         key: &'static str,
@@ -19,16 +19,20 @@ pub enum TokenizerError {
         expected: &'static str,
     },
     /// `tokenizer.ggml.model` names a kind of tokenizer that is not implemented.
-    #[error("tokenizer.ggml.model is `{name}`, which is not supported (supported: gpt2, llama)")]
+    #[error(
+        "tokenizer.ggml.model is `{name}`, which is not supported (supported: gpt2, llama); use a model with one of these vocabularies"
+    )]
     UnsupportedModel {
         /// The name in the file.
         name: String,
     },
     /// The vocabulary has no tokens at all.
-    #[error("tokenizer.ggml.tokens is empty: the file carries no vocabulary")]
+    #[error("tokenizer.ggml.tokens is empty: the file carries no vocabulary; convert it again with its tokenizer")]
     EmptyVocabulary,
     /// More tokens than ids can number.
-    #[error("the vocabulary numbers {found} tokens, at most {limit} are accepted")]
+    #[error(
+        "the vocabulary numbers {found} tokens, at most {limit} are accepted; the file is damaged, download it again"
+    )]
     TooManyTokens {
         /// How many there are, or the highest id plus one.
         found: usize,
@@ -36,7 +40,9 @@ pub enum TokenizerError {
         limit: usize,
     },
     /// An array beside the tokens is not as long as the tokens.
-    #[error("`{key}` has {found} entries for {tokens} tokens: the file is damaged, or was edited by hand")]
+    #[error(
+        "`{key}` has {found} entries for {tokens} tokens: the file is damaged or was edited by hand, download it again"
+    )]
     LengthMismatch {
         /// The GGUF key.
         key: &'static str,
@@ -46,7 +52,7 @@ pub enum TokenizerError {
         tokens: usize,
     },
     /// Two tokens have the same text, so that text has no one id.
-    #[error("tokens {first} and {second} are both {text:?}: a text must name one id")]
+    #[error("tokens {first} and {second} are both {text:?}: a text must name one id; convert the model again")]
     DuplicateToken {
         /// The text.
         text: String,
@@ -56,7 +62,7 @@ pub enum TokenizerError {
         second: u32,
     },
     /// Two texts have the same id.
-    #[error("{texts:?} are both token {id}: an id must name one text")]
+    #[error("{texts:?} are both token {id}: an id must name one text; mend the file")]
     DuplicateId {
         /// The id.
         id: u32,
@@ -64,13 +70,13 @@ pub enum TokenizerError {
         texts: [String; 2],
     },
     /// A score is not a number, so merges have no order.
-    #[error("tokenizer.ggml.scores[{id}] is not a number")]
+    #[error("tokenizer.ggml.scores[{id}] is not a number; the file is damaged, download it again")]
     NanScore {
         /// The token.
         id: u32,
     },
     /// A token of byte type is not written `<0xXX>`.
-    #[error("token {id} is of byte type but reads {text:?} instead of `<0x00>` to `<0xFF>`")]
+    #[error("token {id} is of byte type but reads {text:?} instead of `<0x00>` to `<0xFF>`; convert the model again")]
     MalformedByteToken {
         /// The token.
         id: u32,
@@ -78,7 +84,9 @@ pub enum TokenizerError {
         text: String,
     },
     /// A merge is not two non-empty texts with a space between them (an empty side would merge a token into itself).
-    #[error("tokenizer.ggml.merges[{index}] is {text:?} instead of two tokens separated by a space")]
+    #[error(
+        "tokenizer.ggml.merges[{index}] is {text:?} instead of two tokens separated by a space; the file is damaged, download it again"
+    )]
     MalformedMerge {
         /// Its place in the list.
         index: usize,
@@ -86,7 +94,9 @@ pub enum TokenizerError {
         text: String,
     },
     /// A merge names, or produces, a text that is no token.
-    #[error("merge {index}, {merge:?}, needs the token {missing:?}, which the vocabulary does not have")]
+    #[error(
+        "merge {index}, {merge:?}, needs the token {missing:?}, which the vocabulary does not have; the file is damaged, download or convert it again"
+    )]
     MergeOfUnknownToken {
         /// Its place in the list.
         index: usize,
@@ -96,7 +106,9 @@ pub enum TokenizerError {
         missing: String,
     },
     /// A special token's id is not in the vocabulary.
-    #[error("`{key}` is {id}, but the vocabulary ends at {last}")]
+    #[error(
+        "`{key}` is {id}, but the vocabulary ends at {last}; the file was written by a faulty converter, convert the model again"
+    )]
     IdOutOfRange {
         /// The key, or the name of the argument.
         key: &'static str,
