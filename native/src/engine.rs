@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use sterna_core::Model;
 use sterna_core::generate::ModelLoader;
 use sterna_core::kernels::{Executor, Rayon, Serial};
 use sterna_core::model::LoadOptions;
+use sterna_core::{Model, Session};
 
 use crate::source::Source;
+use crate::ui::interrupt::Busy;
 use crate::ui::progress::Progress;
 
 /// Runs `work` with `threads` threads to compute on; all of it happens on one of them.
@@ -37,6 +38,16 @@ pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Mo
         progress.set(done);
     }
     loader.finish().with_context(of_file)
+}
+
+/// Feeds a prompt; shows how far it is when that takes long, and stops when interrupted.
+pub fn feed(session: &mut Session, tokens: &[u32], busy: &Busy) -> Result<()> {
+    let mut progress = Progress::steps("reading the prompt", tokens.len() as u64);
+    session.feed_while(tokens, |done| {
+        progress.set(done as u64);
+        !busy.requested()
+    })?;
+    Ok(())
 }
 
 /// What kind of model it is, as benchmarks name it: architecture, name or size, tensor type of most weights.

@@ -139,7 +139,7 @@ impl Chat {
         let same = self.session.tokens().iter().zip(&prompt).take_while(|(a, b)| a == b).count();
         self.session.rewind(same);
         let mut printer = Printer::new(out);
-        self.session.feed_while(&prompt[same..], |_| !busy.requested())?;
+        engine::feed(&mut self.session, &prompt[same..], &busy)?;
         printer.prompt_done(prompt.len() - same);
         let mut reply = self.session.reply(&self.sampling, &self.limits)?;
         let mut answer = String::new();

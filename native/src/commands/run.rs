@@ -50,7 +50,7 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
     if !args.no_display_prompt {
         printer.echo(&text)?;
     }
-    session.feed_while(&prompt, |_| !busy.requested())?;
+    engine::feed(&mut session, &prompt, &busy)?;
     printer.prompt_done(session.tokens().len());
     let limits = GenerateOptions {
         max_tokens: usize::try_from(args.predict).ok(),
