@@ -27,8 +27,10 @@ impl Compute<'_> {
     /// # Panics
     /// If the shapes do not fit together.
     pub fn product(&self, m: &Matrix, x: &[f32], scratch: &mut QuantizedRows, out: &mut [f32]) {
-        if let Matrix::Ternary(m) = m {
-            self.quantize(x, m.cols(), m.group(), scratch);
+        match m {
+            Matrix::Ternary(m) => self.quantize(x, m.cols(), m.group(), scratch),
+            // What an earlier product left must not pass for this `x`.
+            Matrix::Blocks(_) => scratch.clear(),
         }
         self.run(m, x, scratch, out);
     }
@@ -146,4 +148,32 @@ impl Compute<'_> {
 /// Whether the product of `extents` is too small to spread. On 32-bit machines it may well exceed a word.
 fn is_small(extents: &[usize]) -> bool {
     extents.iter().fold(1, |product: usize, &extent| product.saturating_mul(extent)) < SMALL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Format;
+    use crate::kernels::available;
+    use crate::ternary::TernaryBuilder;
+
+    #[test]
+    fn activations_are_reused_only_for_the_same_input() {
+        let mut builder = TernaryBuilder::new(16, 64, 64, 1.0);
+        for mut tile in builder.tiles_mut() {
+            (0..16).for_each(|lane| tile.set_row(lane, &[2; 64], &[0x3c00]));
+        }
+        let ternary = Matrix::Ternary(builder.finish());
+        let blocks = Matrix::Blocks(BlockMatrix::new(Format::F32, 1, 64, vec![0; 256]));
+        let compute = Compute { kernel: available()[0], exec: &Serial };
+        let (mut scratch, mut out) = (QuantizedRows::default(), vec![0.0; 16]);
+        compute.product(&ternary, &[1.0; 64], &mut scratch, &mut out);
+        assert_eq!(out, [64.0; 16]);
+        // Of a mixed layer the first matrix is in blocks: the next must not find the activations of the layer before.
+        compute.product(&blocks, &[2.0; 64], &mut scratch, &mut out[..1]);
+        compute.product_again(&ternary, &[2.0; 64], &mut scratch, &mut out);
+        assert_eq!(out, [128.0; 16]);
+        compute.product_again(&ternary, &[2.0; 64], &mut scratch, &mut out);
+        assert_eq!(out, [128.0; 16]);
+    }
 }
