@@ -178,7 +178,7 @@ function target(step, triple) {
   return true;
 }
 
-/** The path of a program from crates.io: the one at hand, or one built into target/tools, without optimizing. */
+/** The path of a program that cargo installs: the one at hand, or one built into target/tools, without optimizing. */
 function tools(name, version) {
   const own = join(root, 'target', 'tools', 'bin', name);
   for (const path of [name, own]) {
