@@ -86,10 +86,10 @@ const steps = [
     async run(step) {
       if (!target(step, WASM)) return;
       const flags = ['', '-Ctarget-feature=+simd128', '-Ctarget-feature=+simd128,+relaxed-simd'];
-      for (const [i, flag] of flags.entries()) {
+      for (const flag of flags) {
         const env = flag ? { RUSTFLAGS: flag } : {};
         for (const features of [['--no-default-features'], ['--no-default-features', '--features', 'tokenizer,chat']]) {
-          await cargo(['check', '-p', 'sterna-core', '--target', WASM, '--target-dir', `target/wasm-${i}`, ...features], env);
+          await cargo(['check', '-p', 'sterna-core', '--target', WASM, '--target-dir', 'target/wasm', ...features], env);
         }
       }
     },
