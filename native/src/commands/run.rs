@@ -70,7 +70,12 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
     }
     if !args.no_perf {
         let kernel = model.transformer().kernel().name();
-        eprintln!("{} ({kernel}, {threads} threads, seed {})", printer.speed().line(), sampling.seed);
+        eprintln!(
+            "{} ({kernel}, {threads} {}, seed {})",
+            printer.speed().line(),
+            if threads == 1 { "thread" } else { "threads" },
+            sampling.seed
+        );
     }
     if finish == Some(Finish::Context) {
         eprintln!("the context of {} tokens is full; -c sets another size", session.context());
