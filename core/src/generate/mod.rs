@@ -18,7 +18,7 @@ use crate::tokenizer::Tokenizer;
 use std::sync::Arc;
 
 pub use sampling::{Sampler, Sampling};
-pub use session::{Finish, GenerateOptions, Session, SessionOptions, Tokens};
+pub use session::{Finish, GenerateOptions, PIECE, Session, SessionOptions, Tokens};
 #[cfg(feature = "tokenizer")]
 pub use text::Generation;
 

@@ -63,7 +63,7 @@ impl core::fmt::Debug for Session {
 }
 
 /// Tokens that are fed between two looks at whether to go on.
-const PIECE: usize = 128;
+pub const PIECE: usize = 128;
 
 impl Session {
     pub(super) fn new(model: Model, options: SessionOptions) -> Self {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use sterna_core::generate::PIECE;
 use sterna_core::{Model, SessionOptions};
 
 use crate::Out;
@@ -12,9 +13,6 @@ use crate::ui::bench_report::{Output, Report, Subject, Test};
 use crate::ui::interrupt::{self, Busy};
 use crate::ui::text;
 use crate::{engine, machine};
-
-/// Tokens that core feeds together; weights are read once for all of them.
-const BATCH: usize = 256;
 
 /// What `sterna bench` takes.
 #[derive(Debug, Args)]
@@ -118,7 +116,7 @@ fn measure(
         Ok(Some(samples))
     })??;
     let transformer = model.transformer();
-    let passes = prompt.div_ceil(BATCH) + generated;
+    let passes = prompt.div_ceil(PIECE) + generated;
     Ok(samples.map(|samples| Test {
         threads,
         prompt,
