@@ -471,7 +471,7 @@ fn pack(
     };
     let mut builder = TernaryBuilder::new(rows, cols, group, tensor_scale);
     let mut tiles: Vec<_> = builder.tiles_mut().collect();
-    let first_error: Mutex<Option<(usize, FormatError)>> = Mutex::new(None);
+    let first_error = FirstError::<FormatError>::default();
     chunks_mut(exec, &mut tiles, 8, |_, tiles| {
         let mut codes = vec![0; cols];
         // Where the one scale is the tensor's, a row's own is 1.
@@ -482,22 +482,39 @@ fn pack(
                 let read = if format.group().is_some() { &mut scales[..] } else { &mut [] };
                 match format.decode_codes(&bytes[row * row_bytes..][..row_bytes], &mut codes, read) {
                     Ok(()) => tile.set_row(lane, &codes, &scales),
-                    Err(error) => {
-                        let mut first = first_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                        if first.as_ref().is_none_or(|(r, _)| row < *r) {
-                            *first = Some((row, error));
-                        }
-                    }
+                    Err(error) => first_error.report(row, error),
                 }
             }
         }
     });
-    match first_error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    match first_error.take() {
         None => {
             drop(tiles);
             Ok(builder.finish())
         }
         Some((row, error)) => Err(in_tensor(info, from_row(error, row * (cols / format.block_len())))),
+    }
+}
+
+/// The error of the lowest row, whichever task meets one first: the same on any number of threads.
+struct FirstError<E>(Mutex<Option<(usize, E)>>);
+
+impl<E> Default for FirstError<E> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<E> FirstError<E> {
+    fn report(&self, row: usize, error: E) {
+        let mut first = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if first.as_ref().is_none_or(|(r, _)| row < *r) {
+            *first = Some((row, error));
+        }
+    }
+
+    fn take(self) -> Option<(usize, E)> {
+        self.0.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -513,7 +530,7 @@ fn from_row(error: FormatError, first: usize) -> FormatError {
 fn check_finite(info: &TensorInfo, m: &BlockMatrix, exec: &dyn Executor) -> Result<(), ModelError> {
     const ROWS: usize = 64;
     let tasks = m.rows().div_ceil(ROWS);
-    let first_error: Mutex<Option<(usize, ModelError)>> = Mutex::new(None);
+    let first_error = FirstError::<ModelError>::default();
     let (format, row_blocks) = (m.format(), m.cols() / m.format().block_len());
     exec.run(tasks, &|task| {
         let mut values = vec![0.0; m.cols()];
@@ -521,15 +538,12 @@ fn check_finite(info: &TensorInfo, m: &BlockMatrix, exec: &dyn Executor) -> Resu
             let read = format.dequantize(m.row(row), &mut values);
             let read = read.map_err(|error| in_tensor(info, from_row(error, row * row_blocks)));
             if let Err(error) = read.and_then(|()| finite(info, &values, row * m.cols())) {
-                let mut first = first_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                if first.as_ref().is_none_or(|(r, _)| row < *r) {
-                    *first = Some((row, error));
-                }
+                first_error.report(row, error);
                 return;
             }
         }
     });
-    match first_error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    match first_error.take() {
         None => Ok(()),
         Some((_, error)) => Err(error),
     }
