@@ -120,6 +120,9 @@ pub struct TextOptions {
     /// Those of every run.
     #[command(flatten)]
     pub run: RunOptions,
+    /// One more text to train on, of which nothing is held out; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub also: Vec<PathBuf>,
     /// Tokens of a sequence.
     #[arg(long, value_name = "N")]
     pub seq_len: Option<usize>,
@@ -209,7 +212,8 @@ fn text(options: &TextOptions, path: &Path, name: &str, config: TextConfig, abou
     options.apply(&mut config);
     options.run.apply(&mut config.run);
     let text = crate::args::read_text(path)?;
-    let task = TextTask::new(config, &text, options.run.data_dir.as_deref(), about)
+    let also = options.also.iter().map(|path| crate::args::read_text(path)).collect::<Result<String>>()?;
+    let task = TextTask::new(config, &text, &also, options.run.data_dir.as_deref(), about)
         .with_context(|| format!("cannot train on {}", path.display()))?;
     let (training, held_out) = task.tokens();
     eprintln!(

@@ -76,12 +76,12 @@ pub struct TextTask {
 }
 
 impl TextTask {
-    /// Cuts the text, makes the tokenizer from its training part, and the decoder. `data_dir` is where GPT-2's vocabulary is
-    /// looked for; `about` goes into the exported file.
+    /// Cuts the text, makes the tokenizer from what is trained on, and the decoder. `also` is trained on whole, after the
+    /// text's own training part; `data_dir` is where GPT-2's vocabulary is looked for; `about` goes into the exported file.
     ///
     /// # Errors
     /// If the text is too short for one sequence in each part, or settings do not go together.
-    pub fn new(config: TextConfig, text: &str, data_dir: Option<&Path>, about: About) -> Result<Self> {
+    pub fn new(config: TextConfig, text: &str, also: &str, data_dir: Option<&Path>, about: About) -> Result<Self> {
         if !(0.0..1.0).contains(&config.held_out) || config.batch_size == 0 || config.seq_len < 4 {
             bail!("batch-size must be at least 1, seq-len at least 4, held_out from 0 up to 1");
         }
@@ -89,9 +89,10 @@ impl TextTask {
         let cut = (chars as f64 * (1.0 - config.held_out)) as usize;
         let at = text.char_indices().nth(cut).map_or(text.len(), |(at, _)| at);
         let (training, held_out) = text.split_at(at);
-        let tokenizer = TextTokenizer::build(config.tokenizer, training, data_dir)?;
+        let training = [training, also].concat();
+        let tokenizer = TextTokenizer::build(config.tokenizer, &training, data_dir)?;
         let (training, held_out_ids) = (
-            tokenizer.encode(training).context("the training text")?,
+            tokenizer.encode(&training).context("the training text")?,
             tokenizer.encode(held_out).context("the held-out part of the text")?,
         );
         for (part, ids) in [("training", &training), ("held-out", &held_out_ids)] {

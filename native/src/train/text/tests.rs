@@ -32,7 +32,7 @@ fn config() -> TextConfig {
 }
 
 fn task(config: &TextConfig) -> TextTask {
-    TextTask::new(config.clone(), &made_up_text(), None, About::default()).unwrap()
+    TextTask::new(config.clone(), &made_up_text(), "", None, About::default()).unwrap()
 }
 
 /// Trains in a folder; gives the task as it ended and the last measurement.
@@ -224,11 +224,22 @@ fn the_runtime_computes_what_training_saw() -> Result<()> {
 }
 
 #[test]
+fn another_text_is_trained_on_and_nothing_of_it_is_held_out() {
+    let (alone, text) = (task(&config()), made_up_text());
+    let both = TextTask::new(config(), &text, "zounds, a quill\n", None, About::default()).unwrap();
+    assert_eq!(both.tokens().0, alone.tokens().0 + 16);
+    assert_eq!(both.tokenizer.decode(&both.training[alone.tokens().0..]), "zounds, a quill\n");
+    // Its characters are in the vocabulary; what is measured is the same text.
+    assert!(both.tokenizer().vocabulary() > alone.tokenizer().vocabulary());
+    assert_eq!(both.tokenizer.decode(&both.held_out), alone.tokenizer.decode(&alone.held_out));
+}
+
+#[test]
 fn texts_and_settings_that_cannot_be_are_refused() {
     let refused = |change: &dyn Fn(&mut TextConfig), text: &str| {
         let mut config = config();
         change(&mut config);
-        format!("{:#}", TextTask::new(config, text, None, About::default()).unwrap_err())
+        format!("{:#}", TextTask::new(config, text, "", None, About::default()).unwrap_err())
     };
     let text = made_up_text();
     for (change, text, said) in [
