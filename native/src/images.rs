@@ -9,6 +9,7 @@ use sterna_core::kernels::Executor;
 use sterna_core::model::LoadOptions;
 use sterna_core::model::image::{ImageClassifier, ImageLoader};
 
+use crate::loss::cross_entropy;
 use crate::source::Source;
 use crate::train::images::idx::Images;
 
@@ -73,10 +74,8 @@ pub fn measure(model: &ImageClassifier, images: &Images, exec: &dyn Executor) ->
         seconds += clock.elapsed().as_secs_f64();
         for (row, &label) in logits.chunks_exact(classes).zip(labels) {
             let label = usize::from(label);
-            let best = best(row);
-            confusion[label][best] += 1;
-            let sum: f64 = row.iter().map(|&logit| f64::from(logit - row[best]).exp()).sum();
-            loss += sum.ln() - f64::from(row[label] - row[best]);
+            confusion[label][best(row)] += 1;
+            loss += cross_entropy(row, label);
         }
     }
     let right: usize = (0..classes).map(|i| confusion[i][i]).sum();

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod fetch;
 pub mod hub;
 pub mod images;
+pub mod loss;
 pub mod machine;
 pub mod plot;
 pub mod source;

@@ -17,6 +17,7 @@ use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
 use crate::Out;
 use crate::args::{EngineArgs, ModelArgs, read_text};
 use crate::engine;
+use crate::loss::cross_entropy;
 use crate::ui::interrupt;
 use crate::ui::perplexity::{Estimate, Length, Losses};
 
@@ -178,14 +179,7 @@ fn score(
     let logits = transformer.forward(&mut state, exec, &chunk[first - 1..chunk.len() - 1], Logits::All)?;
     let rows: Vec<(&[f32], u32)> =
         logits.chunks_exact(transformer.vocabulary()).zip(chunk[first..].iter().copied()).collect();
-    Ok(rows.into_par_iter().map(|(row, target)| loss(row, target)).collect())
-}
-
-/// Minus the logarithm of the softmax of `logits` at `target`.
-fn loss(logits: &[f32], target: u32) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
-    sum.ln() - f64::from(logits[target as usize] - max)
+    Ok(rows.into_par_iter().map(|(row, target)| cross_entropy(row, target as usize)).collect())
 }
 
 /// What follows `split` of the characters of `text`.
@@ -204,14 +198,6 @@ fn fraction(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn losses_are_logarithms_of_the_softmax() {
-        assert!((loss(&[0.0; 4], 2) - 4_f64.ln()).abs() < 1e-12);
-        let all = [1000.0, 999.0, f32::NEG_INFINITY];
-        assert!((loss(&all, 0) - (1.0 + (-1_f64).exp()).ln()).abs() < 1e-9);
-        assert_eq!(loss(&all, 2), f64::INFINITY);
-    }
 
     #[test]
     fn chunks_lie_side_by_side_and_score_their_second_half() {

@@ -5,7 +5,7 @@ use std::io::Write;
 use tempfile::TempDir;
 
 use super::*;
-use crate::fetch::testing::{Says, Server, body, sha};
+use crate::fetch::testing::{Interrupting, Says, Server, body, sha};
 use crate::fetch::{FetchError, Silent};
 
 fn leaked(text: impl Into<String>) -> &'static str {
@@ -137,18 +137,9 @@ fn refusals_name_the_address() {
 
 #[test]
 fn an_interrupt_is_one_and_keeps_the_part() {
-    struct Stop(bool);
-    impl Watcher for Stop {
-        fn event(&mut self, event: Event<'_>) {
-            self.0 |= matches!(event, Event::Advanced { done: 1.., .. });
-        }
-        fn interrupted(&self) -> bool {
-            self.0
-        }
-    }
     let text = Vec::leak(body(3_000_000));
     let (dir, server, set) = (TempDir::new().unwrap(), serving(text, b"x"), set(text, b"x"));
-    let error = fetcher(&server).get(&set, dir.path(), &mut Stop(false)).unwrap_err();
+    let error = fetcher(&server).get(&set, dir.path(), &mut Interrupting::default()).unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(FetchError::Interrupted)), "{error}");
     assert!(fs::metadata(dir.path().join("one/a.txt.part")).unwrap().len() > 0);
     fetcher(&server).get(&set, dir.path(), &mut Silent).unwrap();

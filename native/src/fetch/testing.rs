@@ -1,4 +1,4 @@
-//! A server of our own on this machine, for tests.
+//! A server of our own on this machine, and one who interrupts, for tests.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,6 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
+
+use super::{Event, Watcher};
 
 /// What the client asked for.
 #[derive(Debug, Clone)]
@@ -111,4 +113,18 @@ pub fn sha(body: &[u8]) -> String {
 
 pub fn body(len: usize) -> Vec<u8> {
     (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+/// Stops a download once its first bytes have come.
+#[derive(Debug, Default)]
+pub struct Interrupting(bool);
+
+impl Watcher for Interrupting {
+    fn event(&mut self, event: Event<'_>) {
+        self.0 |= matches!(event, Event::Advanced { done: 1.., .. });
+    }
+
+    fn interrupted(&self) -> bool {
+        self.0
+    }
 }

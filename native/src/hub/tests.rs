@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::fetch::testing::{Says, Server, body, sha};
+use crate::fetch::testing::{Interrupting, Says, Server, body, sha};
 
 fn listing(files: &[(&str, &[u8])]) -> Vec<u8> {
     let siblings: Vec<_> = files
@@ -388,19 +388,10 @@ fn two_at_once_fetch_once() {
 
 #[test]
 fn an_interrupt_keeps_the_part() {
-    struct Stop(bool);
-    impl Watcher for Stop {
-        fn event(&mut self, event: Event<'_>) {
-            self.0 |= matches!(event, Event::Advanced { done: 1.., .. });
-        }
-        fn interrupted(&self) -> bool {
-            self.0
-        }
-    }
     let dir = TempDir::new().unwrap();
     let server = repository(&[("m.gguf", 3_000_000)]);
     let hub = hub(&server.address, dir.path());
-    let error = hub.pull(&name("a/b"), None, &mut Stop(false)).unwrap_err();
+    let error = hub.pull(&name("a/b"), None, &mut Interrupting::default()).unwrap_err();
     assert!(matches!(error, HubError::Fetch(FetchError::Interrupted)), "{error}");
     assert!(fs::metadata(dir.path().join("models/a/b/m.gguf.part")).unwrap().len() > 0);
     hub.pull(&name("a/b"), None, &mut Silent).unwrap();
