@@ -31,8 +31,10 @@ FORMATS = {
     "Q2_0_G128": (42, 128, 34, 32, 0),
     "PQ2_0": (142, 128, 34, 32, 0),
     "PTQ1_0": (143, 128, 28, 26, 26),
+    # Not ternary: four bits, which is what people run where there is no ternary kernel.
+    "Q4_0": (2, 32, 18, 16, 0),
 }
-FILE_TYPES = {"TQ1_0": 36, "TQ2_0": 37, "Q1_0": 40, "Q2_0": 41, "Q2_0_G128": 41}
+FILE_TYPES = {"Q4_0": 2, "TQ1_0": 36, "TQ2_0": 37, "Q1_0": 40, "Q2_0": 41, "Q2_0_G128": 41}
 VOCAB = 151936
 ALIGNMENT = 32
 SLICE = 1 << 16  # blocks made at a time
@@ -99,7 +101,8 @@ def tensor_list(args):
 def write_matrix(file, rng, name, dims):
     """Random blocks whose products keep about the size of what goes in."""
     _, size, total, code_bytes, scale_at = FORMATS[name]
-    spread = 1.0 if name == "Q1_0" else (2 / 3) ** 0.5
+    # Of codes: -1 and 1; -8 to 7; -1, 0 and 1.
+    spread = {"Q1_0": 1.0, "Q4_0": 4.6}.get(name, (2 / 3) ** 0.5)
     base = 1 / (spread * dims[0] ** 0.5)
     blocks = dims[0] * dims[1] // size
     code_at = 2 if scale_at == 0 else 0
@@ -113,9 +116,9 @@ def write_matrix(file, rng, name, dims):
 
 
 def random_codes(rng, name, blocks, code_bytes):
-    """Packed codes: bits as they come for one bit, bytes of four or five random trits for the others."""
+    """Packed codes: bits as they come for one and four bits, bytes of four or five random trits for the others."""
     raw = np.frombuffer(rng.bytes(blocks * code_bytes), np.uint8).reshape(blocks, code_bytes)
-    if name == "Q1_0":
+    if name in ("Q1_0", "Q4_0"):
         return raw
     codes = byte_table(name)[raw]
     if name in ("TQ1_0", "PTQ1_0"):

@@ -1,0 +1,144 @@
+// Speed in a browser: the package against @wllama/wllama (llama.cpp in WebAssembly, its WebGPU off), in one Chromium, in turn.
+//
+//   node benches/web/bench.mjs [--models DIR] [--threads 1,2] [--rounds 3] [--prompt 128] [--tokens 32] [--json FILE]
+//
+// DIR holds TQ2_0.gguf, TQ1_0.gguf, Q2_0.gguf and Q4_0.gguf of one shape; what is missing is made there by
+// benches/make_shape_model.py (0.6b, vocabulary 32,000; needs Python with numpy). Needs `npm run build`, a Chromium on PATH and,
+// once, npm's @wllama/wllama, put under target/tools. Prints a table of medians; --json writes all measurements.
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import { createReadStream, existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { cpus } from 'node:os';
+import { dirname, extname, join, normalize } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { chromium } from 'playwright-core';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = join(here, '..', '..');
+const WLLAMA = '3.8.1';
+
+const { values: options } = parseArgs({
+  options: {
+    models: { type: 'string', default: join(root, 'target', 'bench-models') },
+    threads: { type: 'string', default: '1,2' },
+    rounds: { type: 'string', default: '3' },
+    prompt: { type: 'string', default: '128' },
+    tokens: { type: 'string', default: '32' },
+    only: { type: 'string' },
+    json: { type: 'string' },
+  },
+});
+
+/** What is compared; `best` is wllama's best ordinary quantization, which ternary files must beat as well. */
+const cases = [
+  ...['TQ2_0', 'TQ1_0', 'Q2_0'].flatMap((format) => [
+    { what: 'sterna', format, relaxed: true },
+    { what: 'sterna', format, relaxed: false },
+    { what: 'wllama', format },
+  ]),
+  { what: 'wllama', format: 'Q4_0' },
+  { what: 'sterna', format: 'TQ2_0', relaxed: true, kernel: 'scalar', slow: true },
+].filter(({ what }) => !options.only || what === options.only);
+
+const wllama = join(root, 'target', 'tools', 'wllama');
+const served = {
+  '/': join(here, 'page.html'),
+  '/sterna/': join(root, 'dist'),
+  '/wllama/': join(wllama, 'node_modules', '@wllama', 'wllama', 'esm'),
+  '/models/': options.models,
+};
+
+function prepare() {
+  if (!existsSync(join(root, 'dist', 'index.js'))) throw new Error('dist/ is not built: npm run build');
+  if (!existsSync(served['/wllama/'])) {
+    execFileSync('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--prefix', wllama, `@wllama/wllama@${WLLAMA}`], { stdio: 'inherit' });
+  }
+  mkdirSync(options.models, { recursive: true });
+  for (const format of new Set(cases.map(({ format }) => format))) {
+    const path = join(options.models, `${format}.gguf`);
+    if (existsSync(path)) continue;
+    const make = [join(root, 'benches', 'make_shape_model.py'), path, '--format', format, '--shape', '0.6b', '--vocab', '32000', '--context', '4096'];
+    execFileSync('python3', make, { stdio: 'inherit' });
+  }
+}
+
+function serve() {
+  const types = { '.html': 'text/html', '.js': 'text/javascript', '.wasm': 'application/wasm' };
+  const server = createServer((request, response) => {
+    const path = normalize(decodeURIComponent(new URL(request.url, 'http://x').pathname));
+    const mount = Object.keys(served).reverse().find((start) => path.startsWith(start));
+    const file = path === '/' ? served['/'] : join(served[mount], path.slice(mount.length));
+    if (!existsSync(file) || !statSync(file).isFile()) return response.writeHead(404).end();
+    response.writeHead(200, {
+      'content-type': types[extname(file)] ?? 'application/octet-stream',
+      'content-length': statSync(file).size,
+      'cross-origin-opener-policy': 'same-origin',
+      'cross-origin-embedder-policy': 'require-corp',
+    });
+    if (request.method === 'HEAD') return response.end();
+    createReadStream(file).pipe(response);
+  });
+  return new Promise((done) => server.listen(0, '127.0.0.1', () => done(server)));
+}
+
+const median = (values) => [...values].sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)];
+
+async function main() {
+  prepare();
+  const executable = spawnSync('sh', ['-c', 'command -v chromium || command -v chromium-browser || command -v google-chrome']).stdout.toString().trim();
+  if (!executable) throw new Error('no chromium on PATH');
+  const server = await serve();
+  const browser = await chromium.launch({ executablePath: executable, args: ['--no-sandbox', '--disable-gpu'] });
+  // A word a token, more or less: the vocabulary merges letters in pairs and threes. What counts is reported by each side.
+  const prompt = Array.from({ length: Math.round(Number(options.prompt) / 2) }, (_, i) => ['the', 'sea', 'and', 'a', 'tern'][i % 5]).join(' ');
+  const results = [];
+  try {
+    for (let round = 1; round <= Number(options.rounds); round += 1) {
+      for (const threads of options.threads.split(',').map(Number)) {
+        for (const { what, format, slow, ...more } of cases) {
+          // A new page each time, so that no side inherits memory or compiled code.
+          const page = await browser.newPage();
+          page.setDefaultTimeout(600_000);
+          await page.goto(`http://127.0.0.1:${server.address().port}/`);
+          await page.waitForFunction(() => window.ready);
+          const wanted = { model: `models/${format}.gguf`, threads, prompt, tokens: slow ? 4 : Number(options.tokens), ...more };
+          let result;
+          try {
+            result = await page.evaluate(([what, wanted]) => window.measure(what, wanted), [what, wanted]);
+          } catch (error) {
+            result = { error: error.message.split('\n')[0] };
+          }
+          await page.close();
+          const row = { round, what, format, asked: threads, ...more, ...result };
+          results.push(row);
+          console.error(JSON.stringify(row));
+        }
+      }
+    }
+  } finally {
+    await browser.close();
+    server.close();
+  }
+  const chrome = spawnSync(executable, ['--version']).stdout.toString().trim();
+  const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root }).stdout.toString().trim();
+  const about = { cpu: cpus()[0].model, browser: chrome, wllama: WLLAMA, commit, date: new Date().toISOString(), command: ['node', 'benches/web/bench.mjs', ...process.argv.slice(2)].join(' ') };
+  if (options.json) writeFileSync(options.json, `${JSON.stringify({ about, results }, null, 1)}\n`);
+  console.log(`${about.cpu}; ${about.browser}; @wllama/wllama ${WLLAMA}; commit ${commit}; ${about.date}\n${about.command}\n`);
+  console.log('| threads | file | engine | kernel | prompt | prefill t/s | decode t/s | load s |\n| ---: | --- | --- | --- | ---: | ---: | ---: | ---: |');
+  for (const threads of options.threads.split(',').map(Number)) {
+    for (const { what, format, relaxed, kernel } of cases) {
+      const rows = results.filter((r) => r.asked === threads && r.what === what && r.format === format && r.relaxed === relaxed && (!kernel || r.kernel === kernel));
+      const good = rows.filter((r) => !r.error);
+      if (good.length === 0) {
+        console.log(`| ${threads} | ${format} | ${what} | | | ${rows[0]?.error ?? 'none'} | | |`);
+        continue;
+      }
+      const of = (key) => median(good.map((r) => r[key])).toPrecision(3);
+      console.log(`| ${threads} | ${format} | ${what} | ${good[0].kernel} ${good[0].variant} | ${good[0].prompt} | ${of('prefill')} | ${of('decode')} | ${of('load')} |`);
+    }
+  }
+}
+
+await main();
