@@ -1,8 +1,25 @@
 //! Text on top of a session's tokens: prompts are encoded, replies come out as complete characters.
 
-use super::{Draws, Finish, GenerateError, GenerateOptions, Sampling, Session};
+use super::{Draws, Finish, GenerateError, GenerateOptions, Model, Sampling, Session};
 use crate::error::Error;
 use crate::tokenizer::{EncodeOptions, StreamDecoder};
+
+impl Model {
+    /// Text as this model's tokens. With `add_special`, as the beginning of a text: the tokens that begin one are put before
+    /// it where the model has such, and there is always a token to begin with, if the model has any that could serve.
+    ///
+    /// # Errors
+    /// If the file has no tokenizer, or it has no token for a character.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, Error> {
+        let tokenizer = self.tokenizer()?;
+        let mut tokens = tokenizer.encode(text, options)?;
+        if tokens.is_empty() && options.add_special {
+            // A text must begin somehow.
+            tokens.extend(tokenizer.bos().or(tokenizer.eos()));
+        }
+        Ok(tokens)
+    }
+}
 
 impl Session {
     /// Feeds `prompt` and generates what follows, piece by piece, until the model ends or the context is full.
@@ -32,14 +49,7 @@ impl Session {
     /// # Errors
     /// If the file has no tokenizer.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, Error> {
-        let tokenizer = self.model().tokenizer()?;
-        let add_special = self.tokens().is_empty();
-        let mut tokens = tokenizer.encode(text, EncodeOptions { add_special, parse_special })?;
-        if tokens.is_empty() && add_special {
-            // A text must begin somehow.
-            tokens.extend(tokenizer.bos().or(tokenizer.eos()));
-        }
-        Ok(tokens)
+        self.model().encode(text, EncodeOptions { add_special: self.tokens().is_empty(), parse_special })
     }
 
     /// Generates what follows the tokens fed so far.
