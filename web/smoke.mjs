@@ -1,19 +1,40 @@
 // Runs one built variant: `node web/smoke.mjs dist/wasm/relaxed`. Both models that ship are loaded in chunks of odd sizes and
-// must say what was recorded (core/tests/data/shipped.json), on each kernel; products must take time and be measured.
+// must say what was recorded (core/tests/data/shipped.json), on each kernel; products must take time and be measured. Threaded
+// variants run on a pool of two, this program's own workers.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
+
+if (!isMainThread) {
+  const glue = await import(workerData.glue);
+  await glue.default({ module_or_path: workerData.module, memory: workerData.memory });
+  parentPort.postMessage('ready');
+  glue.wbg_rayon_start_worker(workerData.receiver);
+}
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const folder = resolve(process.argv[2]);
 const small = basename(folder).startsWith('small');
 const { shakespeare, mnist } = JSON.parse(readFileSync(join(root, 'core', 'tests', 'data', 'shipped.json'), 'utf8'));
 
-const glue = await import(pathToFileURL(join(folder, 'sterna.js')));
+const url = pathToFileURL(join(folder, 'sterna.js')).href;
+const glue = await import(url);
 await glue.default({ module_or_path: await WebAssembly.compile(readFileSync(join(folder, 'sterna_bg.wasm'))) });
 const kernels = glue.kernels();
+if (glue.initThreadPool) {
+  const ready = (worker) => new Promise((done, fail) => worker.once('message', done).once('error', fail));
+  globalThis.sternaPool = {
+    async start(threads, module, memory, receiver) {
+      const start = () => new Worker(new URL(import.meta.url), { workerData: { glue: url, module, memory, receiver } });
+      await Promise.all(Array.from({ length: threads }, () => ready(start())));
+    },
+  };
+  await glue.initThreadPool(2);
+  assert.equal(glue.threads(), 2);
+}
 assert.deepEqual(kernels, basename(folder).includes('relaxed') ? ['relaxed-simd', 'simd128', 'scalar'] : ['simd128', 'scalar']);
 
 function load(name, kernel) {
@@ -55,4 +76,6 @@ if (small) {
   assert.equal(spoken(model, { seed: shakespeare.seed }), shakespeare.seeded);
 }
 const times = kernels.map((kernel) => `${kernel} ${((2 * 1024 * 1024 * 20) / glue.benchKernel(kernel, 1024, 1024, 1, 20) / 1e9).toFixed(1)}`);
-console.log(`${basename(folder)}: runs; GOPS of one thread: ${times.join(', ')}`);
+console.log(`${basename(folder)}: runs; GOPS of ${glue.threads()} threads: ${times.join(', ')}`);
+// The pool's workers wait for ever.
+process.exit();

@@ -245,7 +245,8 @@ fn failures_have_the_code_of_their_cause() {
     text.prompt_tokens(vec![1, 2]).unwrap();
     text.start("{}").unwrap();
     assert_eq!(kind(text.next_token()), Some(ErrorKind::InvalidArgument), "the prompt is not read");
-    for options in [r#"{"temperature": "hot"}"#, r#"{"topP": 2}"#, r#"{"maxTokens": -1}"#, r#"{"stop": 3}"#, "[]", "{"] {
+    for options in [r#"{"temperature": "hot"}"#, r#"{"topP": 2}"#, r#"{"maxTokens": -1}"#, r#"{"stop": 3}"#, "[]", "{"]
+    {
         assert_eq!(kind(text.start(options)), Some(ErrorKind::InvalidArgument), "{options}");
     }
 
@@ -302,11 +303,16 @@ mod text {
             let mut model = load(SHAKESPEARE, 65_536, Some(&kernel)).unwrap();
             let prompt = shipped("shakespeare", "prompt");
             let tokens = shipped("shakespeare", "maxTokens");
-            let greedy = spoken(&mut model, prompt.as_str().unwrap(), &format!(r#"{{"maxTokens":{tokens},"temperature":0}}"#));
+            let greedy =
+                spoken(&mut model, prompt.as_str().unwrap(), &format!(r#"{{"maxTokens":{tokens},"temperature":0}}"#));
             assert_eq!(greedy, shipped("shakespeare", "greedy"), "{kernel}");
             let seed = shipped("shakespeare", "seed");
             let options = format!(r#"{{"maxTokens":{tokens},"seed":"{seed}"}}"#);
-            assert_eq!(spoken(&mut model, prompt.as_str().unwrap(), &options), shipped("shakespeare", "seeded"), "{kernel}");
+            assert_eq!(
+                spoken(&mut model, prompt.as_str().unwrap(), &options),
+                shipped("shakespeare", "seeded"),
+                "{kernel}"
+            );
         }
     }
 
@@ -315,7 +321,10 @@ mod text {
         let model = load(SHAKESPEARE, 65_536, None).unwrap();
         let ids = model.encode("To be, or not", true, false).unwrap();
         assert_eq!(model.decode(&ids, None).unwrap(), "To be, or not");
-        assert_eq!(kind(load(FIXTURES[5].1, 65_536, None).unwrap().encode("a", true, true)), Some(ErrorKind::NoTokenizer));
+        assert_eq!(
+            kind(load(FIXTURES[5].1, 65_536, None).unwrap().encode("a", true, true)),
+            Some(ErrorKind::NoTokenizer)
+        );
     }
 
     #[wasm_bindgen_test]
