@@ -34,7 +34,7 @@ function build(name, dev) {
   const threads = features.includes('threads');
   // rustflags of several sources are joined only where all come as configuration.
   const flags = `-Ctarget-feature=${threads ? '+atomics,+bulk-memory,+mutable-globals,' : ''}${instructions}`;
-  const config = ['--config', `target.${WASM}.rustflags=["${flags}"]`, ...(threads ? ['--config', join('web', 'threads.toml')] : [])];
+  const config = ['--config', `target.${WASM}.rustflags=["${flags}"]`, ...(threads ? ['--config', join(root, 'web', 'threads.toml')] : [])];
   const out = join(root, 'target', 'wasm-pack', name);
   const args = [
     ...['build', 'web', '--target', 'web', '--mode', 'no-install', '--no-pack', '--no-opt', '--out-dir', out, '--out-name', 'sterna'],

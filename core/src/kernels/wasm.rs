@@ -18,8 +18,6 @@ pub(super) struct Relaxed;
 macro_rules! common {
     () => {
         type Bytes = [v128; 4];
-        type Codes = [v128; 4];
-        type Quad = v128;
         type Acc = [v128; 4];
         type F = [v128; 4];
 
@@ -28,17 +26,6 @@ macro_rules! common {
             let from = from.cast::<v128>();
             // SAFETY: the caller's: 64 bytes are readable.
             unsafe { [v128_load(from), v128_load(from.add(1)), v128_load(from.add(2)), v128_load(from.add(3))] }
-        }
-
-        #[inline(always)]
-        unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes {
-            bytes.map(|byte| v128_and(u16x8_shr(byte, 2 * S as u32), u8x16_splat(3)))
-        }
-
-        #[inline(always)]
-        unsafe fn quad(from: *const i8) -> Self::Quad {
-            // SAFETY: the caller's: four bytes are readable.
-            unsafe { v128_load32_splat(from.cast()) }
         }
 
         #[inline(always)]
@@ -105,35 +92,55 @@ unsafe fn widen(from: *const u16) -> v128 {
     v128_or(wide, sign)
 }
 
+/// There is no product of bytes, but one of 16-bit lanes that adds neighbours into 32 bits. Codes stay where they are in the
+/// bytes, so that a mask is all that it takes to get at them: the code of shift S comes out 4^S times too large, its
+/// activation is made 4^(3-S) times larger, and so all sums are 64 times theirs.
 impl Isa for Simd128 {
     common!();
 
-    /// i16 products of four columns, of rows 0-1 and 2-3 of each register.
-    type Part = [[v128; 2]; 4];
-    const TOKENS: usize = 2;
-    /// A product adds at most 3 * 128 to an i16, so 85 would fit.
-    const DOTS: usize = 64;
+    /// Of even columns, then of odd ones, in the low byte of 16-bit lanes.
+    type Codes = [[v128; 2]; 4];
+    /// Activations of even columns, then of odd ones, in 16-bit lanes.
+    type Quad = [v128; 2];
+    /// 64 times the sums.
+    type Part = [v128; 4];
+    const TILES: usize = 2;
+    const TOKENS: usize = 4;
+    /// A dot product adds at most 64 * 4 * 3 * 128, so 21845 would fit.
+    const DOTS: usize = 1 << 14;
+
+    #[inline(always)]
+    unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes {
+        let mask = u16x8_splat(3 << (2 * S));
+        bytes.map(|byte| [v128_and(byte, mask), v128_and(u16x8_shr(byte, 8), mask)])
+    }
+
+    #[inline(always)]
+    unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad {
+        // SAFETY: the caller's: four bytes are readable.
+        let bytes = unsafe { v128_load32_splat(from.cast()) };
+        let shift = 2 + 2 * S as u32;
+        [i16x8_shr(i16x8_shl(bytes, 8), shift), i16x8_shr(v128_and(bytes, u16x8_splat(0xff00)), shift)]
+    }
 
     #[inline(always)]
     unsafe fn begin(_: Self::Acc) -> Self::Part {
-        [[i16x8_splat(0); 2]; 4]
+        [i32x4_splat(0); 4]
     }
 
     #[inline(always)]
     unsafe fn dot(mut part: Self::Part, codes: Self::Codes, quad: Self::Quad) -> Self::Part {
         for (part, codes) in part.iter_mut().zip(codes) {
-            part[0] = i16x8_add(part[0], i16x8_extmul_low_i8x16(codes, quad));
-            part[1] = i16x8_add(part[1], i16x8_extmul_high_i8x16(codes, quad));
+            *part = i32x4_add(*part, i32x4_dot_i16x8(codes[0], quad[0]));
+            *part = i32x4_add(*part, i32x4_dot_i16x8(codes[1], quad[1]));
         }
         part
     }
 
     #[inline(always)]
     unsafe fn end(mut acc: Self::Acc, part: Self::Part) -> Self::Acc {
-        for (acc, [low, high]) in acc.iter_mut().zip(part) {
-            let (low, high) = (i32x4_extadd_pairwise_i16x8(low), i32x4_extadd_pairwise_i16x8(high));
-            let sum = i32x4_add(i32x4_shuffle::<0, 2, 4, 6>(low, high), i32x4_shuffle::<1, 3, 5, 7>(low, high));
-            *acc = i32x4_add(*acc, sum);
+        for (acc, part) in acc.iter_mut().zip(part) {
+            *acc = i32x4_add(*acc, i32x4_shr(part, 6));
         }
         acc
     }
@@ -143,9 +150,23 @@ impl Isa for Simd128 {
 impl Isa for Relaxed {
     common!();
 
+    type Codes = [v128; 4];
+    type Quad = v128;
     type Part = Self::Acc;
-    const TOKENS: usize = 4;
+    const TILES: usize = 2;
+    const TOKENS: usize = 8;
     const DOTS: usize = 1 << 20;
+
+    #[inline(always)]
+    unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes {
+        bytes.map(|byte| v128_and(u16x8_shr(byte, 2 * S as u32), u8x16_splat(3)))
+    }
+
+    #[inline(always)]
+    unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad {
+        // SAFETY: the caller's: four bytes are readable.
+        unsafe { v128_load32_splat(from.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn begin(acc: Self::Acc) -> Self::Part {
