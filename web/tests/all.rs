@@ -8,7 +8,7 @@ use sterna_core::kernels::{self, Compute, Serial};
 use sterna_core::model::{LoadOptions, Logits, Transformer};
 use sterna_core::ternary::{QuantizedRows, TernaryBuilder};
 use sterna_core::{ErrorKind, Sampling, SessionOptions};
-use wasm_bindgen::JsValue;
+use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_test::{console_log, wasm_bindgen_test};
 
 use crate::error::{Failure, Result};
@@ -100,7 +100,7 @@ fn products_are_the_bits_of_scalar() {
         let m = builder.finish();
         for tokens in [1, 2, 3, 5, 16, 19] {
             // Full magnitude: the largest sums that can be.
-            let x: Vec<f32> = (0..tokens * cols).map(|_| if random() % 3 == 0 { -1.0 } else { 1.0 }).collect();
+            let x: Vec<f32> = (0..tokens * cols).map(|_| if random().is_multiple_of(3) { -1.0 } else { 1.0 }).collect();
             let product = |kernel: &str| {
                 let compute = Compute { kernel: kernels::select(Some(kernel)).unwrap(), exec: &Serial };
                 let (mut quantized, mut out) = (QuantizedRows::default(), vec![0.0; tokens * rows]);
