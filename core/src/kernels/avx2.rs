@@ -16,6 +16,7 @@ impl Isa for Avx2 {
 
     const TILES: usize = 4;
     const TOKENS: usize = 4;
+    const SUMS: usize = 4;
     /// A pair adds at most 2 * 3 * 128 to an i16, so 42 would fit.
     const DOTS: usize = 32;
 

@@ -16,6 +16,7 @@ impl Isa for Avx512Vnni {
 
     const TILES: usize = 4;
     const TOKENS: usize = 16;
+    const SUMS: usize = 8;
     /// Products go straight into i32: there is nothing to overflow, and few interruptions are best.
     const DOTS: usize = 1 << 20;
 

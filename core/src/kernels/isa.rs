@@ -27,6 +27,8 @@ pub(super) trait Isa {
     const TILES: usize;
     /// Tokens that a matrix product keeps in registers (a power of two up to 16).
     const TOKENS: usize;
+    /// Sums of sixteen f32 that stay in registers beside what is added: 2, 4 or 8.
+    const SUMS: usize;
     /// Dot products between `begin` and `end` that cannot overflow `Part` (a multiple of 4).
     const DOTS: usize;
 

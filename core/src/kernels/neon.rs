@@ -119,6 +119,7 @@ impl Isa for NeonDot {
     type Part = Self::Acc;
     const TILES: usize = 4;
     const TOKENS: usize = 4;
+    const SUMS: usize = 4;
     const DOTS: usize = 1 << 20;
 
     #[inline]
@@ -155,6 +156,7 @@ impl Isa for Neon {
     type Part = [[int16x8_t; 2]; 4];
     const TILES: usize = 4;
     const TOKENS: usize = 2;
+    const SUMS: usize = 4;
     /// A product adds at most 3 * 128 to an i16, so 85 would fit.
     const DOTS: usize = 64;
 

@@ -41,7 +41,7 @@ macro_rules! common {
         #[inline(always)]
         unsafe fn load_f16(from: *const u16) -> Self::F {
             // SAFETY: the caller's: 16 f16 are readable.
-            unsafe { [widen(from), widen(from.add(4)), widen(from.add(8)), widen(from.add(12))] }
+            unsafe { widen(from) }
         }
 
         #[inline(always)]
@@ -72,24 +72,52 @@ macro_rules! common {
         unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
             [f32x4_mul(a[0], b[0]), f32x4_mul(a[1], b[1]), f32x4_mul(a[2], b[2]), f32x4_mul(a[3], b[3])]
         }
+
+        #[inline(always)]
+        unsafe fn fold(value: Self::F) -> f32 {
+            let four = f32x4_add(f32x4_add(value[0], value[2]), f32x4_add(value[1], value[3]));
+            let two = f32x4_add(four, i32x4_shuffle::<2, 3, 0, 1>(four, four));
+            f32x4_extract_lane::<0>(two) + f32x4_extract_lane::<1>(two)
+        }
     };
 }
 
-/// Widens four f16: the bits are moved into place, normals get the exponent's bias added, subnormals are converted as
-/// integers (times 2^-24), infinities and NaNs keep an exponent of all ones.
+/// Widens sixteen f16. Sign, exponent and mantissa move to their places; one product makes up for the other bias of the
+/// exponent, and is exact for subnormals too. Infinities and NaNs, which it would make numbers, go another way.
 #[inline(always)]
-unsafe fn widen(from: *const u16) -> v128 {
-    // SAFETY: the caller's: 4 f16 are readable.
-    let half = unsafe { u32x4_load_extend_u16x4(from) };
-    let magnitude = v128_and(half, u32x4_splat(0x7fff));
-    let sign = u32x4_shl(v128_and(half, u32x4_splat(0x8000)), 16);
-    let moved = u32x4_shl(magnitude, 13);
-    let normal = u32x4_add(moved, u32x4_splat(112 << 23));
-    let subnormal = f32x4_mul(f32x4_convert_i32x4(magnitude), f32x4_splat(1.0 / 16_777_216.0));
-    let special = v128_or(moved, u32x4_splat(0x7f80_0000));
-    let wide = v128_bitselect(subnormal, normal, i32x4_lt(magnitude, i32x4_splat(0x0400)));
-    let wide = v128_bitselect(special, wide, i32x4_gt(magnitude, i32x4_splat(0x7bff)));
-    v128_or(wide, sign)
+unsafe fn widen(from: *const u16) -> [v128; 4] {
+    // SAFETY: the caller's: 16 f16 are readable.
+    let (a, b) = unsafe { (v128_load(from.cast()), v128_load(from.add(8).cast())) };
+    let magnitude = u16x8_splat(0x7fff);
+    let largest = i16x8_max(v128_and(a, magnitude), v128_and(b, magnitude));
+    if v128_any_true(i16x8_gt(largest, i16x8_splat(0x7bff))) {
+        return widen_special(a, b);
+    }
+    let mut wide =
+        [i32x4_extend_low_i16x8(a), i32x4_extend_high_i16x8(a), i32x4_extend_low_i16x8(b), i32x4_extend_high_i16x8(b)];
+    for wide in &mut wide {
+        // The sign was extended into the three bits that the wider exponent has more.
+        let moved = v128_and(i32x4_shl(*wide, 13), u32x4_splat(0x8fff_ffff));
+        // 2^112, the difference of the biases.
+        *wide = f32x4_mul(moved, u32x4_splat((127 + 112) << 23));
+    }
+    wide
+}
+
+/// As [`widen`], for any f16: infinities and NaNs keep their mantissa and get an exponent of all ones.
+#[cold]
+fn widen_special(a: v128, b: v128) -> [v128; 4] {
+    [u32x4_extend_low_u16x8(a), u32x4_extend_high_u16x8(a), u32x4_extend_low_u16x8(b), u32x4_extend_high_u16x8(b)].map(
+        |half| {
+            let magnitude = v128_and(half, u32x4_splat(0x7fff));
+            let sign = u32x4_shl(v128_and(half, u32x4_splat(0x8000)), 16);
+            let moved = u32x4_shl(magnitude, 13);
+            let number = f32x4_mul(moved, u32x4_splat((127 + 112) << 23));
+            let special = v128_or(moved, u32x4_splat(0x7f80_0000));
+            let wide = v128_bitselect(special, number, i32x4_gt(magnitude, i32x4_splat(0x7bff)));
+            v128_or(wide, sign)
+        },
+    )
 }
 
 /// There is no product of bytes, but one of 16-bit lanes that adds neighbours into 32 bits. Codes stay where they are in the
@@ -106,6 +134,7 @@ impl Isa for Simd128 {
     type Part = [v128; 4];
     const TILES: usize = 2;
     const TOKENS: usize = 4;
+    const SUMS: usize = 2;
     /// A dot product adds at most 64 * 4 * 3 * 128, so 21845 would fit.
     const DOTS: usize = 1 << 14;
 
@@ -155,6 +184,7 @@ impl Isa for Relaxed {
     type Part = Self::Acc;
     const TILES: usize = 2;
     const TOKENS: usize = 8;
+    const SUMS: usize = 2;
     const DOTS: usize = 1 << 20;
 
     #[inline(always)]
