@@ -9,13 +9,13 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { arch, homedir, platform } from 'node:os';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { WASM, capture, component, relaxedNode, root, run, rustTarget, say, tool, wasmBindgen } from './tools.mjs';
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const ci = process.env.CI === 'true';
 const AARCH64 = 'aarch64-unknown-linux-gnu';
-const WASM = 'wasm32-unknown-unknown';
 const WASI = 'wasm32-wasip1';
+
+const relaxed = { RUSTFLAGS: '-Ctarget-feature=+simd128,+relaxed-simd' };
 
 /** All steps, in order. `slow` ones are left out by --quick. */
 const steps = [
@@ -40,8 +40,7 @@ const steps = [
     name: 'dependencies',
     about: 'licences, sources and bans of deny.toml hold for all that Cargo.lock brings',
     async run() {
-      const tool = tools('cargo-deny', '0.20.2');
-      await command(tool, ['--all-features', '--locked', 'check', 'licenses', 'bans', 'sources']);
+      await command(tool('cargo-deny', '0.20.2'), ['--all-features', '--locked', 'check', 'licenses', 'bans', 'sources']);
     },
   },
   {
@@ -70,8 +69,8 @@ const steps = [
       if (platform() !== 'linux') return step.skip('aarch64 tests', 'qemu-user runs on Linux only');
       if (arch() === 'arm64') return step.skip('aarch64 under qemu', 'this machine is aarch64; step test has run it natively');
       if (!target(step, AARCH64)) return;
-      const tools = { 'qemu-aarch64': 'qemu-user', 'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu' };
-      if (!debian(step, tools, ['libc6-dev-arm64-cross'])) return;
+      const programs = { 'qemu-aarch64': 'qemu-user', 'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu' };
+      if (!debian(step, programs, ['libc6-dev-arm64-cross'])) return;
       const on = (cpu, kernels) => ({
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER: 'aarch64-linux-gnu-gcc',
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER: `qemu-aarch64 -cpu ${cpu} -L /usr/aarch64-linux-gnu`,
@@ -112,6 +111,53 @@ const steps = [
       const test = ['test', '-p', 'sterna-core', '--target', WASI, '--target-dir', 'target/wasi'];
       const what = ['--no-default-features', '--features', 'rayon', '--lib', '--test', 'models'];
       await cargo([...test, ...what, '--', '--nocapture', 'kernels::', 'logits'], env);
+    },
+  },
+  {
+    name: 'web-lint',
+    about: 'clippy finds nothing in the bindings and their tests, with text and without',
+    async run(step) {
+      component('clippy');
+      if (!target(step, WASM)) return;
+      const clippy = ['clippy', '-p', 'sterna-web', '--all-targets', '--target', WASM, '--target-dir', 'target/wasm'];
+      for (const features of [[], ['--no-default-features']]) await cargo([...clippy, ...features, '--', '-D', 'warnings'], relaxed);
+    },
+  },
+  {
+    name: 'web-kernels',
+    about: 'the bindings under Node and in Chromium: kernels equal scalar, models say what was recorded',
+    slow: true,
+    async run(step) {
+      if (!target(step, WASM)) return;
+      const runner = wasmBindgen('wasm-bindgen-test-runner');
+      const test = ['test', '-p', 'sterna-web', '--lib', '--target', WASM, '--target-dir', 'target/wasm-test'];
+      const simd = { RUSTFLAGS: '-Ctarget-feature=+simd128' };
+      const under = { CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER: runner };
+      const path = (node) => ({ PATH: `${dirname(node)}:${process.env.PATH}` });
+      // A runner that finds nothing to run ends well: what ran is counted.
+      const counted = async (args, env) => {
+        const before = step.tests;
+        await cargo([...args, '--', '--nocapture'], env);
+        if (step.tests - before < 10) throw new Error(`only ${step.tests - before} tests ran`);
+      };
+      await counted(test, { ...simd, ...under });
+      await counted([...test, '--no-default-features'], { ...simd, ...under });
+      await counted(test, { ...relaxed, ...under, ...path(relaxedNode()) });
+      if (!debian(step, { chromium: 'chromium', chromedriver: 'chromium-driver' }, [])) return;
+      const driver = capture('sh', ['-c', 'command -v chromedriver']).trim();
+      const chromium = { WASM_BINDGEN_USE_BROWSER: '1', CHROMEDRIVER: driver, WASM_BINDGEN_TEST_TIMEOUT: '300' };
+      await counted(test, { ...simd, ...under, ...chromium });
+      await counted(test, { ...relaxed, ...under, ...chromium });
+    },
+  },
+  {
+    name: 'web',
+    about: 'the npm package builds, every variant of its WebAssembly runs, and all keep to their budget',
+    slow: true,
+    async run(step) {
+      if (!target(step, WASM)) return;
+      await command('npm', ['ci', '--no-audit', '--no-fund']);
+      await command(process.execPath, [join('web', 'build.mjs')]);
     },
   },
   {
@@ -178,41 +224,10 @@ function expectedKernels() {
 
 // ---- Set-up: each gives true when the thing is there now, and names the skipped part when it cannot be.
 
-function component(name) {
-  const has = capture('rustup', ['component', 'list', '--installed'], true)?.includes(name);
-  if (has === false) run('rustup', ['component', 'add', name]);
-}
-
 function target(step, triple) {
-  const installed = capture('rustup', ['target', 'list', '--installed'], true);
-  if (installed === null) return step.skip(triple, 'Rust was not installed by rustup, so the target cannot be added');
-  if (!installed.includes(triple) && !run('rustup', ['target', 'add', triple])) {
-    return step.skip(triple, 'rustup could not add the target');
-  }
-  return true;
-}
-
-/** The path of a program that cargo installs: the one at hand, or one built into target/tools, without optimizing. */
-function tools(name, version) {
-  const own = join(root, 'target', 'tools', 'bin', name);
-  for (const path of [name, own]) {
-    if (capture(path, ['--version'], true)?.includes(version)) return path;
-  }
-  const env = { CARGO_PROFILE_RELEASE_OPT_LEVEL: '0', CARGO_PROFILE_RELEASE_LTO: 'false', CARGO_PROFILE_RELEASE_CODEGEN_UNITS: '16' };
-  const where = ['--root', join(root, 'target', 'tools'), '--target-dir', join(root, 'target', 'tools', 'build')];
-  if (!run('cargo', ['install', '--locked', `${name}@${version}`, ...where], env)) throw new Error(`cannot install ${name}`);
-  return own;
-}
-
-/** A Node that takes relaxed SIMD (24 or later): this one, or npm's package `node`, put under target/tools. */
-function relaxedNode() {
-  if (Number(process.versions.node.split('.')[0]) >= 24) return process.execPath;
-  const where = join(root, 'target', 'tools', 'node');
-  const own = join(where, 'node_modules', 'node', 'bin', 'node');
-  if (!existsSync(own) && !run('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--prefix', where, 'node@24'])) {
-    throw new Error('cannot install the npm package node@24');
-  }
-  return own;
+  const there = rustTarget(triple);
+  if (there === null) return step.skip(triple, 'Rust was not installed by rustup, so the target cannot be added');
+  return there || step.skip(triple, 'rustup could not add the target');
 }
 
 /** A Python in target/tools that has a package, in the version that tests/fixtures/requirements.txt names. */
@@ -249,25 +264,6 @@ function debian(step, programs, libraries) {
 // ---- Running things
 
 let current;
-
-function say(text) {
-  process.stdout.write(`${text}\n`);
-}
-
-/** Runs set-up; true on success. */
-function run(command, args, env = {}) {
-  say(`$ ${command} ${args.join(' ')}`);
-  const all = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', ...env };
-  return spawnSync(command, args, { cwd: root, stdio: 'inherit', env: all }).status === 0;
-}
-
-/** What a command prints; with `optional`, null when it does not exist. */
-function capture(command, args, optional = false) {
-  const done = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
-  if (done.status === 0) return done.stdout;
-  if (optional && done.error) return null;
-  throw new Error(`${command} ${args.join(' ')}: ${done.error?.message ?? done.stderr}`);
-}
 
 /** As `command`, with cargo. */
 function cargo(args, env = {}) {

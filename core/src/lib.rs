@@ -18,5 +18,5 @@ pub mod ternary;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use generate::{Model, Sampling, Session, SessionOptions};

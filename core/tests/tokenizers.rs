@@ -3,7 +3,7 @@
 //! Needs the data folder of the project in `STERNA_DATA_DIR`; says so and skips without it, and fails instead where
 //! `STERNA_REQUIRE_DATA=1`.
 
-#![cfg(feature = "tokenizer")]
+#![cfg(feature = "tokenizer-json")]
 
 use std::path::PathBuf;
 use std::time::Instant;

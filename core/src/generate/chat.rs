@@ -49,6 +49,14 @@ pub enum TemplateError {
         /// The names that [`ChatTemplate::fallback`] knows.
         known: String,
     },
+    /// There is no template, and nothing tells which one the model was trained with.
+    #[error(
+        "the file has no chat template, so it is probably not a chat model: let it continue a text, or name a template ({known})"
+    )]
+    Missing {
+        /// The names that [`ChatTemplate::fallback`] knows.
+        known: String,
+    },
     /// The template itself refuses these messages, with `raise_exception`.
     #[error("the chat template refuses these messages: {message}")]
     Raised {
@@ -132,7 +140,7 @@ impl ChatTemplate {
         if !source.contains("{{") && !source.contains("{%") {
             return Err(TemplateError::UnknownName {
                 name: source.trim().chars().take(40).collect(),
-                known: Self::fallback_names().collect::<Vec<_>>().join(", "),
+                known: Self::known_names(),
             });
         }
         Self::compile(source, bos, eos)
@@ -155,6 +163,11 @@ impl ChatTemplate {
     pub fn guess(has: impl Fn(&str) -> bool) -> Option<&'static str> {
         let told = FALLBACKS.iter().filter(|(_, tokens, _)| !tokens.is_empty());
         told.filter(|(_, tokens, _)| tokens.iter().all(|token| has(token))).map(|(name, _, _)| *name).next()
+    }
+
+    /// [`fallback_names`](Self::fallback_names), for messages.
+    pub(super) fn known_names() -> String {
+        Self::fallback_names().collect::<Vec<_>>().join(", ")
     }
 
     fn compile(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self, TemplateError> {

@@ -18,9 +18,9 @@ use crate::tokenizer::Tokenizer;
 use std::sync::Arc;
 
 pub use sampling::{Sampler, Sampling};
-pub use session::{Finish, GenerateOptions, PIECE, Session, SessionOptions, Tokens};
+pub use session::{Draws, Finish, GenerateOptions, PIECE, Session, SessionOptions, Tokens};
 #[cfg(feature = "tokenizer")]
-pub use text::Generation;
+pub use text::{Generation, Reply};
 
 /// Why generation stopped with an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,6 +153,24 @@ impl Model {
     /// Starts a conversation.
     pub fn session(&self, options: SessionOptions) -> Session {
         Session::new(self.clone(), options)
+    }
+
+    /// What turns a conversation into the text that this model continues: a template that is given (its source, or the name
+    /// of a built-in one), else the file's own, else the built-in one that its vocabulary was made for.
+    ///
+    /// # Errors
+    /// If there is none of these, the template does not parse, or the file has no tokenizer.
+    #[cfg(all(feature = "chat", feature = "tokenizer"))]
+    pub fn chat_template(&self, given: Option<&str>) -> Result<chat::ChatTemplate, Error> {
+        use chat::{ChatTemplate, TemplateError};
+        let tokenizer = self.tokenizer()?;
+        let word = |id: Option<u32>| id.and_then(|id| tokenizer.text(id));
+        let (bos, eos) = (word(tokenizer.bos()), word(tokenizer.eos()));
+        let guess = || ChatTemplate::guess(|text| tokenizer.id(text).is_some());
+        match given.or_else(|| self.metadata().str("tokenizer.chat_template")).or_else(guess) {
+            Some(source) => Ok(ChatTemplate::new(source, bos, eos)?),
+            None => Err(TemplateError::Missing { known: ChatTemplate::known_names() }.into()),
+        }
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {

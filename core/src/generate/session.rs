@@ -145,6 +145,14 @@ impl Session {
         }
     }
 
+    /// Keeps what `prompt` and the tokens so far have in common at their beginnings, forgets the rest, and gives how many
+    /// tokens that are: what remains to be fed is `prompt[kept..]`.
+    pub fn keep_prefix(&mut self, prompt: &[u32]) -> usize {
+        let kept = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        self.rewind(kept);
+        kept
+    }
+
     /// Forgets the older half of a full context. What is left is computed again, as a text that begins there.
     fn slide(&mut self) {
         let kept = self.context().div_ceil(2).min(self.tokens.len());
@@ -168,15 +176,7 @@ impl Session {
 
     /// Draws tokens until one ends the reply or a limit is met. Tokens that end a reply are appended but not yielded.
     pub fn draw_all(&mut self, sampling: &Sampling, options: &GenerateOptions) -> Tokens<'_> {
-        let left = options.max_tokens.unwrap_or(usize::MAX);
-        Tokens {
-            sampler: Sampler::new(sampling.clone()),
-            left,
-            ignore_eos: options.ignore_eos,
-            slide: options.slide,
-            finish: None,
-            session: self,
-        }
+        Tokens { draws: Draws::new(sampling, options), session: self }
     }
 
     fn is_end(&self, id: u32) -> bool {
@@ -187,10 +187,10 @@ impl Session {
     }
 }
 
-/// Tokens as they are drawn.
-#[derive(Debug)]
-pub struct Tokens<'s> {
-    session: &'s mut Session,
+/// Where the drawing of a reply's tokens stands. Apart from its session, for hosts that must own both and cannot keep a
+/// borrow between two tokens; [`Tokens`] is the iterator.
+#[derive(Clone, Debug)]
+pub struct Draws {
     sampler: Sampler,
     left: usize,
     ignore_eos: bool,
@@ -198,22 +198,28 @@ pub struct Tokens<'s> {
     finish: Option<Finish>,
 }
 
-impl Tokens<'_> {
+impl Draws {
+    /// Nothing is drawn yet.
+    pub fn new(sampling: &Sampling, options: &GenerateOptions) -> Self {
+        Self {
+            sampler: Sampler::new(sampling.clone()),
+            left: options.max_tokens.unwrap_or(usize::MAX),
+            ignore_eos: options.ignore_eos,
+            slide: options.slide,
+            finish: None,
+        }
+    }
+
     /// Why it ended, once it has.
     pub fn finish(&self) -> Option<Finish> {
         self.finish
     }
 
-    /// Ends it for a reason that was found outside.
-    pub(super) fn end(&mut self, finish: Finish) {
-        self.finish.get_or_insert(finish);
-    }
-}
-
-impl Iterator for Tokens<'_> {
-    type Item = Result<u32, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+    /// Draws the next token of `session` and appends it; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Session::draw`]; the end comes after an error.
+    pub fn next(&mut self, session: &mut Session) -> Option<Result<u32, Error>> {
         if self.finish.is_some() {
             return None;
         }
@@ -221,16 +227,16 @@ impl Iterator for Tokens<'_> {
             self.end(Finish::Length);
             return None;
         }
-        if self.session.tokens.len() >= self.session.context() {
-            if !self.slide || self.session.context() < 2 {
+        if session.tokens.len() >= session.context() {
+            if !self.slide || session.context() < 2 {
                 self.end(Finish::Context);
                 return None;
             }
-            self.session.slide();
+            session.slide();
         }
         self.left -= 1;
-        match self.session.draw(&mut self.sampler) {
-            Ok(id) if !self.ignore_eos && self.session.is_end(id) => {
+        match session.draw(&mut self.sampler) {
+            Ok(id) if !self.ignore_eos && session.is_end(id) => {
                 self.end(Finish::EndOfText);
                 None
             }
@@ -240,5 +246,32 @@ impl Iterator for Tokens<'_> {
                 Some(Err(error))
             }
         }
+    }
+
+    /// Ends it for a reason that was found outside.
+    pub(super) fn end(&mut self, finish: Finish) {
+        self.finish.get_or_insert(finish);
+    }
+}
+
+/// Tokens as they are drawn.
+#[derive(Debug)]
+pub struct Tokens<'s> {
+    session: &'s mut Session,
+    draws: Draws,
+}
+
+impl Tokens<'_> {
+    /// Why it ended, once it has.
+    pub fn finish(&self) -> Option<Finish> {
+        self.draws.finish()
+    }
+}
+
+impl Iterator for Tokens<'_> {
+    type Item = Result<u32, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.draws.next(self.session)
     }
 }

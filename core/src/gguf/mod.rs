@@ -20,6 +20,8 @@
 
 mod error;
 mod header;
+#[cfg(feature = "json")]
+mod json;
 mod metadata;
 mod parser;
 mod reader;

@@ -49,10 +49,8 @@ impl Attention<'_> {
     }
 }
 
-/// Queries that go over keys and values together.
+/// Queries that go over keys and values together, at most.
 const QUERIES: usize = 4;
-/// Values are summed for this many sixteens of the head at a time, so that the sums stay in registers.
-const CHUNK: usize = 4;
 
 /// Writes the outputs, laid out as the queries.
 ///
@@ -66,9 +64,12 @@ pub(super) unsafe fn attend<I: Isa>(a: &Attention<'_>, out: &mut [f32]) {
     while i < a.count() {
         // SAFETY: the caller's; `check` bounds all queries and the positions they see.
         unsafe {
-            if a.count() - i >= QUERIES {
-                group::<I, QUERIES>(a, i, &mut scores, out);
-                i += QUERIES;
+            if I::SUMS >= 4 && a.count() - i >= 4 {
+                group::<I, 4>(a, i, &mut scores, out);
+                i += 4;
+            } else if I::SUMS < 4 && a.count() - i >= 2 {
+                group::<I, 2>(a, i, &mut scores, out);
+                i += 2;
             } else {
                 group::<I, 1>(a, i, &mut scores, out);
                 i += 1;
@@ -101,20 +102,25 @@ unsafe fn group<I: Isa, const N: usize>(a: &Attention<'_>, first: usize, scores:
         inverse[q] = 1.0 / softmax_unnormalized(row);
     }
     let out = &mut out[first * dim..][..N * dim];
-    let step = if N == 1 { CHUNK } else { CHUNK / 2 };
+    // So many sixteens of the head at a time that the sums stay in registers.
+    let step = match (N, I::SUMS) {
+        (1, 4..) => 4,
+        (1, _) | (_, 4..) => 2,
+        _ => 1,
+    };
     let mut c = 0;
     while c < dim {
         // SAFETY: as above, for values; `c` plus the sixteens taken lies inside the head.
         unsafe {
-            if dim - c < step * LANES {
+            if dim - c < step * LANES || step == 1 {
                 weighted_sums::<I, N, 1>(a, first, shared, rows, longest, &inverse, c, out);
                 c += LANES;
-            } else if N == 1 {
-                weighted_sums::<I, N, CHUNK>(a, first, shared, rows, longest, &inverse, c, out);
-                c += CHUNK * LANES;
+            } else if step == 2 {
+                weighted_sums::<I, N, 2>(a, first, shared, rows, longest, &inverse, c, out);
+                c += 2 * LANES;
             } else {
-                weighted_sums::<I, N, { CHUNK / 2 }>(a, first, shared, rows, longest, &inverse, c, out);
-                c += CHUNK / 2 * LANES;
+                weighted_sums::<I, N, 4>(a, first, shared, rows, longest, &inverse, c, out);
+                c += 4 * LANES;
             }
         }
     }

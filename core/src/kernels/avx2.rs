@@ -14,7 +14,9 @@ impl Isa for Avx2 {
     type Part = [__m256i; 2];
     type F = [__m256; 2];
 
+    const TILES: usize = 4;
     const TOKENS: usize = 4;
+    const SUMS: usize = 4;
     /// A pair adds at most 2 * 3 * 128 to an i16, so 42 would fit.
     const DOTS: usize = 32;
 
@@ -39,7 +41,7 @@ impl Isa for Avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
-    unsafe fn quad(from: *const i8) -> Self::Quad {
+    unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad {
         // SAFETY: the caller's: four bytes are readable.
         _mm256_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() })
     }

@@ -14,7 +14,9 @@ impl Isa for Avx512Vnni {
     type Part = __m512i;
     type F = __m512;
 
+    const TILES: usize = 4;
     const TOKENS: usize = 16;
+    const SUMS: usize = 8;
     /// Products go straight into i32: there is nothing to overflow, and few interruptions are best.
     const DOTS: usize = 1 << 20;
 
@@ -39,7 +41,7 @@ impl Isa for Avx512Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn quad(from: *const i8) -> Self::Quad {
+    unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad {
         // SAFETY: the caller's: four bytes are readable.
         _mm512_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() })
     }

@@ -23,17 +23,21 @@ pub(super) trait Isa {
     /// Sixteen f32.
     type F: Copy;
 
+    /// Row tiles that a matrix-vector product walks side by side (1, 2 or 4), to hide the latency of its sums.
+    const TILES: usize;
     /// Tokens that a matrix product keeps in registers (a power of two up to 16).
     const TOKENS: usize;
+    /// Sums of sixteen f32 that stay in registers beside what is added: 2, 4 or 8.
+    const SUMS: usize;
     /// Dot products between `begin` and `end` that cannot overflow `Part` (a multiple of 4).
     const DOTS: usize;
 
     /// Reads 64 bytes.
     unsafe fn load(from: *const u8) -> Self::Bytes;
-    /// Bits `2*S..2*S+2` of each byte.
+    /// Bits `2*S..2*S+2` of each byte, to be multiplied with the quad of the same `S`.
     unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes;
-    /// Reads four int8.
-    unsafe fn quad(from: *const i8) -> Self::Quad;
+    /// Reads four int8, the activations of the columns at shift `S`.
+    unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad;
     /// The same sum in every lane.
     unsafe fn splat(value: i32) -> Self::Acc;
     /// Opens a run of dot products on top of `acc`.

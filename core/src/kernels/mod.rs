@@ -103,6 +103,7 @@ pub trait Kernel: Send + Sync {
 }
 
 /// The kernels this build has for this machine, the fastest first; `scalar` is always the last.
+#[allow(clippy::vec_init_then_push, reason = "what is pushed depends on the target")]
 pub fn available() -> Vec<&'static dyn Kernel> {
     let mut kernels: Vec<&'static dyn Kernel> = Vec::new();
     #[cfg(target_arch = "x86_64")]

@@ -45,7 +45,7 @@ macro_rules! common {
 
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn quad(from: *const i8) -> Self::Quad {
+        unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad {
             // SAFETY: the caller's: four bytes are readable.
             vreinterpretq_s8_s32(vdupq_n_s32(unsafe { from.cast::<i32>().read_unaligned() }))
         }
@@ -117,7 +117,9 @@ impl Isa for NeonDot {
     common!("neon,dotprod");
 
     type Part = Self::Acc;
+    const TILES: usize = 4;
     const TOKENS: usize = 4;
+    const SUMS: usize = 4;
     const DOTS: usize = 1 << 20;
 
     #[inline]
@@ -152,7 +154,9 @@ impl Isa for Neon {
 
     /// i16 products of four columns, of rows 0-1 and 2-3 of each register.
     type Part = [[int16x8_t; 2]; 4];
+    const TILES: usize = 4;
     const TOKENS: usize = 2;
+    const SUMS: usize = 4;
     /// A product adds at most 3 * 128 to an i16, so 85 would fit.
     const DOTS: usize = 64;
 

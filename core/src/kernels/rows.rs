@@ -22,7 +22,7 @@ pub(super) unsafe fn block_matrix<I: Isa>(m: &BlockMatrix, x: &[f32], rows: Rang
     while t < n {
         // SAFETY: the caller's; extents were checked above.
         unsafe {
-            if n - t >= 8 && I::TOKENS >= 8 {
+            if n - t >= 8 && I::SUMS >= 8 {
                 block_rows::<I, 8>(m, x, t, rows.clone(), out);
                 t += 8;
             } else if n - t >= 4 {

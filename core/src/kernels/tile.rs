@@ -8,9 +8,6 @@ use super::output::Output;
 use crate::ternary::{QuantizedRows, TILE_COLS, TILE_ROWS, TernaryMatrix, token_blocks};
 use core::ops::Range;
 
-/// Row tiles that a matrix-vector product walks side by side, to hide the latency of its sums.
-const VECTOR_TILES: usize = 4;
-
 /// A block of tokens as the inner loop sees it.
 struct Tokens {
     /// `[cols / 4, stride, 4]`, from this register block's first token on.
@@ -37,10 +34,16 @@ pub(super) unsafe fn ternary<I: Isa>(m: &TernaryMatrix, x: &QuantizedRows, tiles
         let mut tile = tiles.start;
         let tokens =
             Tokens { codes: x.codes.as_ptr(), scales: x.scales.as_ptr(), sums: x.sums.as_ptr(), stride: 1, first: 0 };
-        while tile + VECTOR_TILES <= tiles.end {
+        while tile + I::TILES <= tiles.end {
             // SAFETY: the caller's; tiles and extents were checked above.
-            unsafe { micro::<I, VECTOR_TILES, 1>(m, &tokens, tile, out) };
-            tile += VECTOR_TILES;
+            unsafe {
+                match I::TILES {
+                    4 => micro::<I, 4, 1>(m, &tokens, tile, out),
+                    2 => micro::<I, 2, 1>(m, &tokens, tile, out),
+                    _ => micro::<I, 1, 1>(m, &tokens, tile, out),
+                }
+            };
+            tile += I::TILES;
         }
         while tile < tiles.end {
             // SAFETY: as above.
@@ -156,7 +159,7 @@ unsafe fn dots<I: Isa, const S: i32, const M: usize, const T: usize>(
         }
         let quads = quads.add(S as usize * 4 * stride);
         for t in 0..T {
-            let quad = I::quad(quads.add(t * 4));
+            let quad = I::quad::<S>(quads.add(t * 4));
             for i in 0..M {
                 part[i][t] = I::dot(part[i][t], codes[i], quad);
             }

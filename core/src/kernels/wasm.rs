@@ -18,8 +18,6 @@ pub(super) struct Relaxed;
 macro_rules! common {
     () => {
         type Bytes = [v128; 4];
-        type Codes = [v128; 4];
-        type Quad = v128;
         type Acc = [v128; 4];
         type F = [v128; 4];
 
@@ -28,17 +26,6 @@ macro_rules! common {
             let from = from.cast::<v128>();
             // SAFETY: the caller's: 64 bytes are readable.
             unsafe { [v128_load(from), v128_load(from.add(1)), v128_load(from.add(2)), v128_load(from.add(3))] }
-        }
-
-        #[inline(always)]
-        unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes {
-            bytes.map(|byte| v128_and(u16x8_shr(byte, 2 * S as u32), u8x16_splat(3)))
-        }
-
-        #[inline(always)]
-        unsafe fn quad(from: *const i8) -> Self::Quad {
-            // SAFETY: the caller's: four bytes are readable.
-            unsafe { v128_load32_splat(from.cast()) }
         }
 
         #[inline(always)]
@@ -54,7 +41,7 @@ macro_rules! common {
         #[inline(always)]
         unsafe fn load_f16(from: *const u16) -> Self::F {
             // SAFETY: the caller's: 16 f16 are readable.
-            unsafe { [widen(from), widen(from.add(4)), widen(from.add(8)), widen(from.add(12))] }
+            unsafe { widen(from) }
         }
 
         #[inline(always)]
@@ -85,55 +72,104 @@ macro_rules! common {
         unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
             [f32x4_mul(a[0], b[0]), f32x4_mul(a[1], b[1]), f32x4_mul(a[2], b[2]), f32x4_mul(a[3], b[3])]
         }
+
+        #[inline(always)]
+        unsafe fn fold(value: Self::F) -> f32 {
+            let four = f32x4_add(f32x4_add(value[0], value[2]), f32x4_add(value[1], value[3]));
+            let two = f32x4_add(four, i32x4_shuffle::<2, 3, 0, 1>(four, four));
+            f32x4_extract_lane::<0>(two) + f32x4_extract_lane::<1>(two)
+        }
     };
 }
 
-/// Widens four f16: the bits are moved into place, normals get the exponent's bias added, subnormals are converted as
-/// integers (times 2^-24), infinities and NaNs keep an exponent of all ones.
+/// Widens sixteen f16. Sign, exponent and mantissa move to their places; one product makes up for the other bias of the
+/// exponent, and is exact for subnormals too. Infinities and NaNs, which it would make numbers, go another way.
 #[inline(always)]
-unsafe fn widen(from: *const u16) -> v128 {
-    // SAFETY: the caller's: 4 f16 are readable.
-    let half = unsafe { u32x4_load_extend_u16x4(from) };
-    let magnitude = v128_and(half, u32x4_splat(0x7fff));
-    let sign = u32x4_shl(v128_and(half, u32x4_splat(0x8000)), 16);
-    let moved = u32x4_shl(magnitude, 13);
-    let normal = u32x4_add(moved, u32x4_splat(112 << 23));
-    let subnormal = f32x4_mul(f32x4_convert_i32x4(magnitude), f32x4_splat(1.0 / 16_777_216.0));
-    let special = v128_or(moved, u32x4_splat(0x7f80_0000));
-    let wide = v128_bitselect(subnormal, normal, i32x4_lt(magnitude, i32x4_splat(0x0400)));
-    let wide = v128_bitselect(special, wide, i32x4_gt(magnitude, i32x4_splat(0x7bff)));
-    v128_or(wide, sign)
+unsafe fn widen(from: *const u16) -> [v128; 4] {
+    // SAFETY: the caller's: 16 f16 are readable.
+    let (a, b) = unsafe { (v128_load(from.cast()), v128_load(from.add(8).cast())) };
+    let magnitude = u16x8_splat(0x7fff);
+    let largest = i16x8_max(v128_and(a, magnitude), v128_and(b, magnitude));
+    if v128_any_true(i16x8_gt(largest, i16x8_splat(0x7bff))) {
+        return widen_special(a, b);
+    }
+    let mut wide =
+        [i32x4_extend_low_i16x8(a), i32x4_extend_high_i16x8(a), i32x4_extend_low_i16x8(b), i32x4_extend_high_i16x8(b)];
+    for wide in &mut wide {
+        // The sign was extended into the three bits that the wider exponent has more.
+        let moved = v128_and(i32x4_shl(*wide, 13), u32x4_splat(0x8fff_ffff));
+        // 2^112, the difference of the biases.
+        *wide = f32x4_mul(moved, u32x4_splat((127 + 112) << 23));
+    }
+    wide
 }
 
+/// As [`widen`], for any f16: infinities and NaNs keep their mantissa and get an exponent of all ones.
+#[cold]
+fn widen_special(a: v128, b: v128) -> [v128; 4] {
+    [u32x4_extend_low_u16x8(a), u32x4_extend_high_u16x8(a), u32x4_extend_low_u16x8(b), u32x4_extend_high_u16x8(b)].map(
+        |half| {
+            let magnitude = v128_and(half, u32x4_splat(0x7fff));
+            let sign = u32x4_shl(v128_and(half, u32x4_splat(0x8000)), 16);
+            let moved = u32x4_shl(magnitude, 13);
+            let number = f32x4_mul(moved, u32x4_splat((127 + 112) << 23));
+            let special = v128_or(moved, u32x4_splat(0x7f80_0000));
+            let wide = v128_bitselect(special, number, i32x4_gt(magnitude, i32x4_splat(0x7bff)));
+            v128_or(wide, sign)
+        },
+    )
+}
+
+/// There is no product of bytes, but one of 16-bit lanes that adds neighbours into 32 bits. Codes stay where they are in the
+/// bytes, so that a mask is all that it takes to get at them: the code of shift S comes out 4^S times too large, its
+/// activation is made 4^(3-S) times larger, and so all sums are 64 times theirs.
 impl Isa for Simd128 {
     common!();
 
-    /// i16 products of four columns, of rows 0-1 and 2-3 of each register.
-    type Part = [[v128; 2]; 4];
-    const TOKENS: usize = 2;
-    /// A product adds at most 3 * 128 to an i16, so 85 would fit.
-    const DOTS: usize = 64;
+    /// Of even columns, then of odd ones, in the low byte of 16-bit lanes.
+    type Codes = [[v128; 2]; 4];
+    /// Activations of even columns, then of odd ones, in 16-bit lanes.
+    type Quad = [v128; 2];
+    /// 64 times the sums.
+    type Part = [v128; 4];
+    const TILES: usize = 2;
+    const TOKENS: usize = 4;
+    const SUMS: usize = 2;
+    /// A dot product adds at most 64 * 4 * 3 * 128, so 21845 would fit.
+    const DOTS: usize = 1 << 14;
+
+    #[inline(always)]
+    unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes {
+        let mask = u16x8_splat(3 << (2 * S));
+        bytes.map(|byte| [v128_and(byte, mask), v128_and(u16x8_shr(byte, 8), mask)])
+    }
+
+    #[inline(always)]
+    unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad {
+        // SAFETY: the caller's: four bytes are readable.
+        let bytes = unsafe { v128_load32_splat(from.cast()) };
+        let shift = 2 + 2 * S as u32;
+        [i16x8_shr(i16x8_shl(bytes, 8), shift), i16x8_shr(v128_and(bytes, u16x8_splat(0xff00)), shift)]
+    }
 
     #[inline(always)]
     unsafe fn begin(_: Self::Acc) -> Self::Part {
-        [[i16x8_splat(0); 2]; 4]
+        [i32x4_splat(0); 4]
     }
 
     #[inline(always)]
     unsafe fn dot(mut part: Self::Part, codes: Self::Codes, quad: Self::Quad) -> Self::Part {
         for (part, codes) in part.iter_mut().zip(codes) {
-            part[0] = i16x8_add(part[0], i16x8_extmul_low_i8x16(codes, quad));
-            part[1] = i16x8_add(part[1], i16x8_extmul_high_i8x16(codes, quad));
+            *part = i32x4_add(*part, i32x4_dot_i16x8(codes[0], quad[0]));
+            *part = i32x4_add(*part, i32x4_dot_i16x8(codes[1], quad[1]));
         }
         part
     }
 
     #[inline(always)]
     unsafe fn end(mut acc: Self::Acc, part: Self::Part) -> Self::Acc {
-        for (acc, [low, high]) in acc.iter_mut().zip(part) {
-            let (low, high) = (i32x4_extadd_pairwise_i16x8(low), i32x4_extadd_pairwise_i16x8(high));
-            let sum = i32x4_add(i32x4_shuffle::<0, 2, 4, 6>(low, high), i32x4_shuffle::<1, 3, 5, 7>(low, high));
-            *acc = i32x4_add(*acc, sum);
+        for (acc, part) in acc.iter_mut().zip(part) {
+            *acc = i32x4_add(*acc, i32x4_shr(part, 6));
         }
         acc
     }
@@ -143,9 +179,24 @@ impl Isa for Simd128 {
 impl Isa for Relaxed {
     common!();
 
+    type Codes = [v128; 4];
+    type Quad = v128;
     type Part = Self::Acc;
-    const TOKENS: usize = 4;
+    const TILES: usize = 2;
+    const TOKENS: usize = 8;
+    const SUMS: usize = 2;
     const DOTS: usize = 1 << 20;
+
+    #[inline(always)]
+    unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes {
+        bytes.map(|byte| v128_and(u16x8_shr(byte, 2 * S as u32), u8x16_splat(3)))
+    }
+
+    #[inline(always)]
+    unsafe fn quad<const S: i32>(from: *const i8) -> Self::Quad {
+        // SAFETY: the caller's: four bytes are readable.
+        unsafe { v128_load32_splat(from.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn begin(acc: Self::Acc) -> Self::Part {

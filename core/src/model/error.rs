@@ -177,6 +177,14 @@ pub enum ModelError {
         /// Tokens that do not fit.
         more: usize,
     },
+    /// There is no memory for a tensor.
+    #[error("no memory for tensor {name} ({bytes} bytes); use a smaller model")]
+    OutOfMemory {
+        /// The tensor.
+        name: String,
+        /// Bytes in its file.
+        bytes: u64,
+    },
     /// There is no memory for more keys and values.
     #[error(
         "no memory for the keys and values of {tokens} tokens ({bytes} bytes); start a new session, or ask for a smaller context"

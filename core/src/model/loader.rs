@@ -423,7 +423,10 @@ pub(super) fn read(
             (Loaded::Matrix(Matrix::Ternary(m)), Some(group), held)
         }
         Place::Matrix { .. } | Place::Projection { .. } => {
-            let m = BlockMatrix::new(format, rows, cols, bytes.to_vec());
+            let mut data = Vec::new();
+            data.try_reserve_exact(bytes.len()).map_err(|_| out_of_memory(info, bytes))?;
+            data.extend_from_slice(bytes);
+            let m = BlockMatrix::new(format, rows, cols, data);
             check_finite(info, &m, exec)?;
             let held = m.bytes();
             (Loaded::Matrix(Matrix::Blocks(m)), None, held)
@@ -520,7 +523,8 @@ fn pack(
                 .map_err(|source| in_tensor(info, source))?,
         ),
     };
-    let mut builder = TernaryBuilder::new(rows, cols, group, tensor_scale);
+    let builder = TernaryBuilder::try_new(rows, cols, group, tensor_scale);
+    let mut builder = builder.map_err(|_| out_of_memory(info, bytes))?;
     let mut tiles: Vec<_> = builder.tiles_mut().collect();
     let first_error = FirstError::<FormatError>::default();
     chunks_mut(exec, &mut tiles, 8, |_, tiles| {
@@ -607,6 +611,10 @@ fn finite(info: &TensorInfo, values: &[f32], first: usize) -> Result<(), ModelEr
     }
     let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
     Err(ModelError::NotFinite { name: info.name.clone(), offset: info.offset, element: first + at })
+}
+
+fn out_of_memory(info: &TensorInfo, bytes: &[u8]) -> ModelError {
+    ModelError::OutOfMemory { name: info.name.clone(), bytes: bytes.len() as u64 }
 }
 
 fn in_tensor(info: &TensorInfo, source: FormatError) -> ModelError {

@@ -14,6 +14,7 @@
 //! A code is the weight plus one: 0, 1, 2, 3 stand for -1, 0, +1, +2. Rows are padded to 16 with weight 0.
 
 use half::f16;
+use std::collections::TryReserveError;
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
@@ -181,18 +182,22 @@ impl TernaryBuilder {
     /// # Panics
     /// If `group` is not a multiple of 16 that divides `cols`: the formats guarantee it.
     pub fn new(rows: usize, cols: usize, group: usize, tensor_scale: f32) -> Self {
+        Self::try_new(rows, cols, group, tensor_scale).expect("memory for a matrix")
+    }
+
+    /// As [`new`](Self::new), for sizes that come from a file.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn try_new(rows: usize, cols: usize, group: usize, tensor_scale: f32) -> Result<Self, TryReserveError> {
         assert!(cols > 0 && group > 0 && cols.is_multiple_of(group) && group.is_multiple_of(TILE_COLS));
         let tiles = rows.div_ceil(TILE_ROWS);
-        Self {
-            matrix: TernaryMatrix {
-                rows,
-                cols,
-                group,
-                blocks: vec![Block([ZERO_WEIGHTS; 64]); tiles * (cols / TILE_COLS)],
-                scales: vec![0; tiles * (cols / group) * TILE_ROWS],
-                tensor_scale,
-            },
-        }
+        let blocks = filled(Block([ZERO_WEIGHTS; 64]), tiles.saturating_mul(cols / TILE_COLS))?;
+        let scales = filled(0, tiles.saturating_mul(cols / group).saturating_mul(TILE_ROWS))?;
+        Ok(Self { matrix: TernaryMatrix { rows, cols, group, blocks, scales, tensor_scale } })
     }
 
     /// All tiles, in the order of their rows.
@@ -243,6 +248,13 @@ impl TernaryBuilder {
         }
         Some(of_rows)
     }
+}
+
+fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, TryReserveError> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(len)?;
+    all.resize(len, value);
+    Ok(all)
 }
 
 #[cfg(test)]

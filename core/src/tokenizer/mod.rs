@@ -1,4 +1,5 @@
-//! Text to token ids and back, with the vocabulary that a GGUF file carries, or a `tokenizer.json`.
+//! Text to token ids and back, with the vocabulary that a GGUF file carries, or a `tokenizer.json` (feature
+//! `tokenizer-json`).
 //!
 //! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`) and SentencePiece BPE (`llama`), as llama.cpp reads them; other
 //! kinds are refused by name. The vocabulary is untrusted: every malformation is a [`TokenizerError`], what can be lived
@@ -8,6 +9,7 @@
 mod bpe;
 mod bytes;
 mod error;
+#[cfg(feature = "tokenizer-json")]
 mod json;
 mod pre;
 mod special;
@@ -23,6 +25,7 @@ pub use stream::StreamDecoder;
 
 use crate::gguf::Metadata;
 use bpe::ByteLevel;
+#[cfg(feature = "tokenizer-json")]
 use json::{Json, Parsed};
 use special::{Part, Specials};
 use spm::SentencePiece;
@@ -48,6 +51,7 @@ pub struct Tokenizer {
 enum Engine {
     ByteLevel(ByteLevel, Specials),
     SentencePiece(SentencePiece, Specials),
+    #[cfg(feature = "tokenizer-json")]
     Json(Box<Json>),
 }
 
@@ -68,6 +72,7 @@ impl Tokenizer {
     ///
     /// [`TokenizerError::Json`] when it does not parse, variants about merges and ids when it contradicts itself, and
     /// [`TokenizerError::UnsupportedDecoder`].
+    #[cfg(feature = "tokenizer-json")]
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
         let Parsed { json, texts, mut kinds, spelling, space_prefix, bos, eos, unk } = Json::parse(bytes)?;
         let usual = ["</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>"];
@@ -142,6 +147,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
         let EncodeOptions { add_special, parse_special } = options;
         let specials = match &self.engine {
+            #[cfg(feature = "tokenizer-json")]
             Engine::Json(json) => return json.encode(text, add_special, parse_special),
             Engine::ByteLevel(_, specials) | Engine::SentencePiece(_, specials) => specials,
         };
@@ -153,6 +159,7 @@ impl Tokenizer {
                 (Part::Token(id), _) => ids.push(id),
                 (Part::Text(text), Engine::ByteLevel(encoder, _)) => encoder.encode(text, &mut ids)?,
                 (Part::Text(text), Engine::SentencePiece(encoder, _)) => encoder.encode(text, starts, &mut ids)?,
+                #[cfg(feature = "tokenizer-json")]
                 (Part::Text(_), Engine::Json(_)) => {}
             }
             starts = matches!(part, Part::Token(_));
@@ -221,6 +228,7 @@ impl Tokenizer {
         match &self.engine {
             Engine::ByteLevel(encoder, _) => encoder.id(text),
             Engine::SentencePiece(encoder, _) => encoder.id(text),
+            #[cfg(feature = "tokenizer-json")]
             Engine::Json(json) => json.id(text),
         }
     }
@@ -247,5 +255,5 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tokenizer-json"))]
 mod tests;

@@ -14,6 +14,7 @@ pub(super) enum Spelling {
     /// U+2581 is a space.
     SentencePiece,
     /// As they are.
+    #[cfg_attr(not(feature = "tokenizer-json"), expect(dead_code, reason = "only a tokenizer.json spells so"))]
     Plain,
 }
 

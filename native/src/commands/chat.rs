@@ -3,12 +3,12 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use sterna_core::generate::GenerateOptions;
-use sterna_core::generate::chat::{ChatTemplate, Extras, Message};
-use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
-use sterna_core::{Model, Sampling, Session, SessionOptions};
+use sterna_core::generate::chat::{ChatTemplate, Extras, Message, TemplateError};
+use sterna_core::tokenizer::EncodeOptions;
+use sterna_core::{Error, Model, Sampling, Session, SessionOptions};
 
 use super::run::sampling;
 use crate::Out;
@@ -136,8 +136,7 @@ impl Chat {
             return Ok(());
         }
         // Templates may rewrite what was said (drop thoughts, say); what is still the same stays in the cache.
-        let same = self.session.tokens().iter().zip(&prompt).take_while(|(a, b)| a == b).count();
-        self.session.rewind(same);
+        let same = self.session.keep_prefix(&prompt);
         let mut printer = Printer::new(out);
         engine::feed(&mut self.session, &prompt[same..], &busy)?;
         printer.prompt_done(prompt.len() - same);
@@ -170,32 +169,14 @@ impl Chat {
     }
 }
 
-/// The template that was asked for, the file's own, or the built-in one that the vocabulary was made for.
+/// The template that was asked for, or the model's.
 fn template(model: &Model, args: &ChatArgs) -> Result<ChatTemplate> {
-    let tokenizer = model.tokenizer()?;
-    let word = |id: Option<u32>| id.and_then(|id| tokenizer.text(id));
-    let (bos, eos) = (word(tokenizer.bos()), word(tokenizer.eos()));
-    let names = || ChatTemplate::fallback_names().collect::<Vec<_>>().join(", ");
-    if let Some(file) = &args.chat_template_file {
-        return Ok(ChatTemplate::new(&read_text(file)?, bos, eos)?);
+    let source = args.chat_template_file.as_deref().map(read_text).transpose()?;
+    let given = source.as_deref().or(args.chat_template.as_deref());
+    match model.chat_template(given) {
+        Err(Error::Template(error @ TemplateError::Missing { .. })) => {
+            Err(error).context("`sterna run` continues texts; --chat-template names a template")
+        }
+        other => Ok(other?),
     }
-    if let Some(name) = &args.chat_template {
-        return ChatTemplate::fallback(name, bos, eos)
-            .with_context(|| format!("no chat template named {name:?}; there are: {}", names()));
-    }
-    if let Some(source) = model.metadata().str("tokenizer.chat_template") {
-        return Ok(ChatTemplate::new(source, bos, eos)?);
-    }
-    match guess(tokenizer).and_then(|name| ChatTemplate::fallback(name, bos, eos)) {
-        Some(template) => Ok(template),
-        None => bail!(
-            "the file has no chat template, so it is probably not a chat model: use `sterna run`, or name a template with \
-             --chat-template ({})",
-            names()
-        ),
-    }
-}
-
-fn guess(tokenizer: &Tokenizer) -> Option<&'static str> {
-    ChatTemplate::guess(|text| tokenizer.id(text).is_some())
 }

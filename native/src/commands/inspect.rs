@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, json};
 use sterna_core::formats::{Identified, identify_all};
-use sterna_core::gguf::{Array, Header, Metadata, TensorInfo, Value};
+use sterna_core::gguf::{Header, Metadata, TensorInfo, Value};
 use sterna_core::model::refusals;
 use sterna_core::tokenizer::Tokenizer;
 
@@ -193,7 +193,7 @@ impl<'a> Report<'a> {
 
     fn write_json(&self, out: &mut Out, items: usize) -> Result<()> {
         let metadata: Map<String, serde_json::Value> =
-            self.header.metadata.iter().map(|(key, value)| (key.to_owned(), json_value(value, items))).collect();
+            self.header.metadata.iter().map(|(key, value)| (key.to_owned(), value.to_json(items))).collect();
         let tensors: Vec<_> = self
             .tensors
             .iter()
@@ -311,7 +311,7 @@ fn type_name(value: &Value) -> String {
 
 /// A value on one line.
 fn show(value: &Value, items: usize) -> String {
-    match (value, json_value(value, items)) {
+    match (value, value.to_json(items)) {
         (Value::String(text), _) => text::plain(text, if items == usize::MAX { usize::MAX } else { 100 }),
         (Value::Array(array), json) if array.len() > items => {
             let head = json["head"].to_string();
@@ -321,55 +321,10 @@ fn show(value: &Value, items: usize) -> String {
     }
 }
 
-/// A value as JSON; an array of more than `items` as its length and head.
-fn json_value(value: &Value, items: usize) -> serde_json::Value {
-    match value {
-        Value::U8(v) => json!(v),
-        Value::I8(v) => json!(v),
-        Value::U16(v) => json!(v),
-        Value::I16(v) => json!(v),
-        Value::U32(v) => json!(v),
-        Value::I32(v) => json!(v),
-        Value::F32(v) => float(f64::from(*v), v.to_string()),
-        Value::Bool(v) => json!(v),
-        Value::String(v) => json!(v),
-        Value::Array(v) => json_array(v, items),
-        Value::U64(v) => json!(v),
-        Value::I64(v) => json!(v),
-        Value::F64(v) => float(*v, v.to_string()),
-    }
-}
-
-fn json_array(array: &Array, items: usize) -> serde_json::Value {
-    let take = items.min(array.len());
-    let head: Vec<serde_json::Value> = match array {
-        Array::U8(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::I8(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::U16(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::I16(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::U32(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::I32(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::F32(v) => v[..take].iter().map(|v| float(f64::from(*v), v.to_string())).collect(),
-        Array::Bool(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::String(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::Array(v) => v[..take].iter().map(|v| json_array(v, items)).collect(),
-        Array::U64(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::I64(v) => v[..take].iter().map(|v| json!(v)).collect(),
-        Array::F64(v) => v[..take].iter().map(|v| float(*v, v.to_string())).collect(),
-    };
-    if take == array.len() { json!(head) } else { json!({ "length": array.len(), "head": head }) }
-}
-
-/// A float with the digits of its own precision; JSON has no NaN or infinity, so those become text.
-fn float(value: f64, shortest: String) -> serde_json::Value {
-    if !value.is_finite() {
-        return json!(shortest);
-    }
-    shortest.parse().map(serde_json::Number::from_f64).ok().flatten().map_or(json!(value), serde_json::Value::Number)
-}
-
 #[cfg(test)]
 mod tests {
+    use sterna_core::gguf::Array;
+
     use super::*;
 
     #[test]
@@ -392,12 +347,8 @@ mod tests {
     #[test]
     fn values_are_shown_as_written() {
         assert_eq!(show(&Value::F32(0.1), HEAD), "0.1");
-        assert_eq!(json_value(&Value::F32(0.1), HEAD), json!(0.1));
-        assert_eq!(json_value(&Value::F32(f32::NAN), HEAD), json!("NaN"));
         let array = Value::Array(Array::U32((0..20).collect()));
         assert_eq!(show(&array, 3), "[0,1,2, …]");
         assert_eq!(type_name(&array), "uint32[20]");
-        assert_eq!(json_value(&array, 3), json!({ "length": 20, "head": [0, 1, 2] }));
-        assert_eq!(json_value(&array, usize::MAX).as_array().map(Vec::len), Some(20));
     }
 }
