@@ -1,0 +1,137 @@
+/** From a source to a model: the engine starts while the first bytes come, and packs them as they come. */
+import { cache as kept } from "./cache.js";
+import { aborted, invalid, SternaError } from "./errors.js";
+import type { SternaErrorCode } from "./errors.js";
+import { Host } from "./host.js";
+import { Model } from "./model.js";
+import type { ModelCard } from "./model.js";
+import { openSource } from "./source.js";
+import type { Opened, Progress, Source } from "./source.js";
+
+/** How a model is loaded. */
+export interface LoadOptions {
+  /** Hears how far it has come, once a chunk. */
+  onProgress?(progress: Progress): void;
+  /** Hears the model's card as soon as the file's header is there, before the weights. */
+  onCard?(card: ModelCard): void;
+  /** Gives up when it fires; `load` then throws `aborted`. */
+  signal?: AbortSignal;
+  /** Threads to compute with. As many as there are cores, at most 8, if not given; always 1 on a page without isolation. */
+  threads?: number;
+  /** Whether a download is kept and found again; true if not given. */
+  cache?: boolean;
+  /** The kernel to use instead of the fastest: `relaxed-simd`, `simd128` or `scalar`. */
+  kernel?: string;
+  /** Tokens of context, if less than what the model was trained for is enough. */
+  context?: number;
+  /** False: a smaller build without tokenizers and chat, for image classifiers and token ids. */
+  text?: boolean;
+  /** Where `{ repo, file }` is; `https://huggingface.co` if not given. */
+  hub?: string;
+  /** In place of the global `fetch`, for headers and the like. */
+  fetch?: typeof fetch;
+  /** False: no relaxed SIMD, even where it is there. */
+  relaxed?: boolean;
+}
+
+/** Codes that tell that what was kept is not what was sent. */
+const ROTTEN: ReadonlySet<SternaErrorCode> = new Set<SternaErrorCode>(["truncated", "not-gguf", "damaged", "storage"]);
+
+/**
+ * Loads a model.
+ *
+ * The file is packed tensor by tensor while it comes, in a worker; memory peaks at about the size of the packed model.
+ * Downloads are kept in the browser's private file system (see `cache`) and resumed when they break.
+ *
+ * @throws SternaError
+ */
+export async function load(source: Source, options: LoadOptions = {}): Promise<Model> {
+  check(options);
+  const { signal } = options;
+  if (signal?.aborted) throw aborted(signal, "the load");
+  try {
+    return await attempt(source, options, options.cache !== false);
+  } catch (error) {
+    if (!(error instanceof FromCache)) throw error;
+    // What was kept cannot be used: fetch it again.
+    await kept.delete(error.url);
+    return attempt(source, options, true);
+  }
+}
+
+/** A kept file that could not be loaded. */
+class FromCache extends Error {
+  constructor(
+    readonly url: string,
+    override readonly cause: SternaError,
+  ) {
+    super(cause.message);
+  }
+}
+
+async function attempt(source: Source, options: LoadOptions, cache: boolean): Promise<Model> {
+  const started = performance.now();
+  const { signal, onProgress, onCard } = options;
+  // Stops everything: the caller's signal, or a worker that failed.
+  const stop = new AbortController();
+  const abort = (): void => stop.abort(signal?.reason);
+  signal?.addEventListener("abort", abort);
+  let host: Host | undefined;
+  let opened: Opened | undefined;
+  try {
+    const fetcher = options.fetch ?? ((input, init) => fetch(input, init));
+    const bytes = openSource(source, { signal: stop.signal, cache, hub: options.hub, fetch: fetcher });
+    const engine = Host.start(options, stop.signal).then((it) => (host = it));
+    // The first that fails ends the other.
+    [opened] = await Promise.all([bytes, engine]).catch((error: unknown) => {
+      stop.abort(error);
+      void engine.then((it) => it.close()).catch(() => undefined);
+      void bytes.catch(() => undefined);
+      throw error;
+    });
+    const running = await engine;
+    running.onEnd = (error) => stop.abort(error);
+    if (onCard) running.onCard = (card) => onCard(JSON.parse(card) as ModelCard);
+    const { length: total, phase, store } = opened;
+    running.open({ length: total, kernel: options.kernel, context: options.context, store });
+    let loaded = 0;
+    for await (const chunk of opened.chunks) {
+      loaded += chunk.byteLength;
+      await running.push(chunk);
+      onProgress?.({ loaded, ...(total !== undefined && { total }), phase });
+    }
+    const card = JSON.parse(await running.finish()) as ModelCard;
+    stop.signal.throwIfAborted();
+    running.onEnd = undefined;
+    running.onCard = undefined;
+    return Model.own(running, card, (performance.now() - started) / 1000);
+  } catch (error) {
+    const reason = signal?.aborted ? aborted(signal, "the load") : failure(stop, error);
+    host?.close();
+    stop.abort(reason);
+    if (opened?.phase === "cache" && opened.url !== undefined && reason instanceof SternaError && ROTTEN.has(reason.code)) {
+      throw new FromCache(opened.url, reason);
+    }
+    throw reason;
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+/** A dead worker's own words come before those of the stream that was stopped for it. */
+function failure(stop: AbortController, error: unknown): unknown {
+  return stop.signal.reason instanceof SternaError ? stop.signal.reason : error;
+}
+
+function check(options: LoadOptions): void {
+  const { threads, context } = options;
+  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 256)) {
+    invalid("threads must be a whole number from 1 to 256");
+  }
+  if (context !== undefined && !(Number.isInteger(context) && context >= 1 && context < 2 ** 32)) {
+    invalid("context must be a whole number of tokens, at least 1");
+  }
+  for (const name of ["kernel", "hub"] as const) {
+    if (options[name] !== undefined && typeof options[name] !== "string") invalid(`${name} must be a text`);
+  }
+}
