@@ -9,7 +9,7 @@ import { plain, SternaError } from "./errors.js";
 import type { SternaErrorCode } from "./errors.js";
 import type { FinishReason } from "./generation.js";
 import type { Glue, GlueLoader, GlueModel } from "./glue.js";
-import type { FromWorker, Op, Prompt, Results, Stats, ToWorker } from "./protocol.js";
+import type { FromWorker, Op, Pieces, Prompt, Results, Stats, ToWorker } from "./protocol.js";
 import { Store } from "./store.js";
 import { ownPort } from "./worker-port.js";
 import type { Port } from "./worker-port.js";
@@ -154,7 +154,8 @@ export class Engine {
     }
     await this.#store?.commit();
     this.#store = undefined;
-    this.#port.post({ type: "loaded", card: this.#model.card() });
+    const context = this.#model.kind === "text" ? this.#model.context : undefined;
+    this.#port.post({ type: "loaded", card: this.#model.card(), context });
   }
 
   async #call(id: number, op: Op): Promise<void> {
@@ -186,7 +187,7 @@ export class Engine {
       case "encode":
         return this.#loaded().encode(op.text, op.addSpecial, op.parseSpecial);
       case "decode":
-        return this.#loaded().decode(op.ids);
+        return this.#loaded().decode(op.ids, op.skipSpecial);
       case "metadata":
         return this.#loaded().metadata();
       case "memory":
@@ -213,8 +214,9 @@ export class Engine {
   async #generate(id: number, op: Extract<Op, { op: "generate" }>): Promise<Results["generate"] | undefined> {
     const model = this.#loaded();
     const clock = stopwatch();
-    const stats: Stats = { promptTokens: 0, tokens: 0, promptSeconds: 0, secondsToFirst: 0, seconds: 0 };
+    const stats: Stats = { promptTokens: 0, cachedTokens: 0, tokens: 0, promptSeconds: 0, secondsToFirst: 0, seconds: 0 };
     stats.promptTokens = begin(model, op.prompt);
+    stats.cachedTokens = model.cached;
     while (!model.prefill()) {
       await this.#port.pause();
       if (!this.#credits.has(id)) return undefined;
@@ -223,11 +225,11 @@ export class Engine {
     model.start(JSON.stringify(op.options));
 
     for (let ended = false, first = true; !ended; ) {
-      const pieces: string[] = [];
+      const pieces: Pieces = [];
       const until = performance.now() + BATCH;
       // The first piece goes out at once.
       do {
-        const piece = model.next();
+        const piece = op.give === "ids" ? model.nextToken() : model.next();
         if (piece === undefined) ended = true;
         else if (piece !== "") pieces.push(piece);
       } while (!ended && performance.now() < until && !(first && pieces.length > 0));
@@ -267,7 +269,7 @@ export class Engine {
       said.code = full ? "out-of-memory" : said.code;
       said.message = full
         ? "the model and its cache need more than the 4 GiB that WebAssembly has"
-        : `the engine broke down: ${said.message}`;
+        : `the engine broke down: ${panic() ?? said.message}`;
     }
     this.#port.post({ type: "fatal", error: said });
   }
@@ -291,6 +293,12 @@ function isTrap(error: unknown): boolean {
 /** The code of an error that brought none. */
 function codeOf(error: unknown): SternaErrorCode {
   return error instanceof RangeError ? "out-of-memory" : "crashed";
+}
+
+/** What Rust said before it trapped, set by web/src. */
+function panic(): string | undefined {
+  const { sternaPanic } = globalThis as { sternaPanic?: unknown };
+  return typeof sternaPanic === "string" ? sternaPanic : undefined;
 }
 
 /** Seconds since now. */

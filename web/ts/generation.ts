@@ -1,7 +1,7 @@
 /** A text on its way. */
 import { aborted, invalid, SternaError } from "./errors.js";
 import type { Host } from "./host.js";
-import type { Prompt, StartOptions, Stats } from "./protocol.js";
+import type { Give, Prompt, StartOptions, Stats } from "./protocol.js";
 
 /** How the next tokens are chosen, and when to stop. */
 export interface GenerateOptions {
@@ -38,6 +38,8 @@ export type FinishReason = "stop" | "length" | "context";
 export interface GenerationStats {
   /** Tokens of the prompt. */
   promptTokens: number;
+  /** Those of them that were in the KV cache from before. */
+  cachedTokens: number;
   /** Tokens generated. */
   tokens: number;
   /** Seconds for reading the prompt. */
@@ -50,11 +52,11 @@ export interface GenerationStats {
   tokensPerSecond: number;
 }
 
-/** A text on its way: read it once, piece by piece with `for await`, or whole with `text()`. */
+/** A text on its way: read it once, piece by piece with `for await`, whole with `text()`, or as `ids()`. */
 export class Generation implements AsyncIterable<string> {
   /** The seed in use. */
   readonly seed: number;
-  #stats: Stats = { promptTokens: 0, tokens: 0, promptSeconds: 0, secondsToFirst: 0, seconds: 0 };
+  #stats: Stats = { promptTokens: 0, cachedTokens: 0, tokens: 0, promptSeconds: 0, secondsToFirst: 0, seconds: 0 };
   #finish: FinishReason | undefined;
   #begun = false;
   readonly #model: object;
@@ -92,13 +94,22 @@ export class Generation implements AsyncIterable<string> {
     return text;
   }
 
-  /** Pieces of text, a token each, as they come. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<string, undefined, undefined> {
+  /** Pieces of text as they come, most of them a token long. */
+  [Symbol.asyncIterator](): AsyncGenerator<string, undefined, undefined> {
+    return this.#read("text") as AsyncGenerator<string, undefined, undefined>;
+  }
+
+  /** Token ids as they come, in place of text: for models that have no tokenizer. */
+  ids(): AsyncGenerator<number, undefined, undefined> {
+    return this.#read("ids") as AsyncGenerator<number, undefined, undefined>;
+  }
+
+  async *#read(give: Give): AsyncGenerator<string | number, undefined, undefined> {
     if (this.#begun) throw new SternaError("invalid-argument", "a generation can be read only once; call generate again");
     this.#begun = true;
     const signal = this.#signal;
     if (signal?.aborted) throw aborted(signal, "the generation");
-    const stream = this.#host.generate(this.#prompt, this.#options);
+    const stream = this.#host.generate(this.#prompt, this.#options, give);
     const abort = (): void => stream.cancel(signal && aborted(signal, "the generation"));
     signal?.addEventListener("abort", abort);
     try {

@@ -28,7 +28,7 @@ export interface GlueModel {
   card(): string;
   metadata(): string;
   encode(text: string, addSpecial: boolean, parseSpecial: boolean): Uint32Array;
-  decode(ids: Uint32Array): string;
+  decode(ids: Uint32Array, skipSpecial?: boolean): string;
   classify(pixels: Uint8Array): Float32Array;
   prompt(text: string): number;
   promptTokens(ids: Uint32Array): number;
@@ -36,7 +36,12 @@ export interface GlueModel {
   prefill(): boolean;
   start(options: string): void;
   next(): string | undefined;
+  nextToken(): number | undefined;
   readonly finish: string | undefined;
   readonly drawn: number;
+  /** Tokens of the last prompt that were in the cache. */
+  readonly cached: number;
+  /** Tokens that fit. */
+  readonly context: number;
   memory(): number;
 }

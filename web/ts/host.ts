@@ -10,7 +10,9 @@ import type {
   Bytes,
   FromPool,
   FromWorker,
+  Give,
   Op,
+  Pieces,
   Prompt,
   Results,
   StartOptions,
@@ -31,7 +33,7 @@ const POOL_PATIENCE = 10_000;
 
 /** A batch of a generation. */
 export interface Batch {
-  pieces: string[];
+  pieces: Pieces;
   stats: Stats;
 }
 
@@ -44,6 +46,12 @@ export interface Stream {
   /** Ends it: the worker stops, and a `next` that waits throws `error`. */
   cancel(error?: SternaError): void;
   readonly result: Results["generate"] | undefined;
+}
+
+/** What a worker says of the model that it has. */
+export interface Loaded {
+  card: string;
+  context: number | undefined;
 }
 
 interface Call {
@@ -72,7 +80,7 @@ export class Host {
   /** Called when bytes have been taken, the load is done, or all is over. */
   #moved: (() => void) | undefined;
   #ready: ((threads: number) => void) | undefined;
-  #loaded: string | undefined;
+  #loaded: Loaded | undefined;
   #error: SternaError | undefined;
   #close: () => void = () => undefined;
 
@@ -149,13 +157,15 @@ export class Host {
     this.#check();
   }
 
-  /** All bytes are there. Gives the model's card. */
-  async finish(): Promise<string> {
+  /** All bytes are there. Gives the model's card, and the tokens that fit into its context. */
+  async finish(): Promise<Loaded> {
     this.#check();
     this.#post({ type: "finish" });
-    while (this.#loaded === undefined && !this.#error) await this.#move();
-    this.#check();
-    return this.#loaded ?? "";
+    for (;;) {
+      this.#check();
+      if (this.#loaded) return this.#loaded;
+      await this.#move();
+    }
   }
 
   /** A call that gives one value. */
@@ -168,7 +178,7 @@ export class Host {
   }
 
   /** A call that writes text. */
-  generate(prompt: Prompt, options: StartOptions): Stream {
+  generate(prompt: Prompt, options: StartOptions, give: Give): Stream {
     const batches: Batch[] = [];
     let result: Results["generate"] | undefined;
     let error: Error | undefined;
@@ -179,7 +189,7 @@ export class Host {
       error ??= why;
       wake();
     };
-    const op: Op = { op: "generate", prompt, options, credits: AHEAD };
+    const op: Op = { op: "generate", prompt, options, give, credits: AHEAD };
     const id = this.#call(op, {
       pieces: (batch) => {
         batches.push(batch);
@@ -289,7 +299,7 @@ export class Host {
         this.onCard?.(message.card);
         return;
       case "loaded":
-        this.#loaded = message.card;
+        this.#loaded = message;
         this.#moved?.();
         return;
       case "pieces":

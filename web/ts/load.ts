@@ -100,11 +100,12 @@ async function attempt(source: Source, options: LoadOptions, cache: boolean): Pr
       await running.push(chunk);
       onProgress?.({ loaded, ...(total !== undefined && { total }), phase });
     }
-    const card = JSON.parse(await running.finish()) as ModelCard;
+    const { card, context } = await running.finish();
     stop.signal.throwIfAborted();
     running.onEnd = undefined;
     running.onCard = undefined;
-    return Model.own(running, card, (performance.now() - started) / 1000);
+    const details = { ...(context !== undefined && { context }), loadSeconds: (performance.now() - started) / 1000 };
+    return Model.own(running, JSON.parse(card) as ModelCard, details);
   } catch (error) {
     const reason = signal?.aborted ? aborted(signal, "the load") : failure(stop, error);
     host?.close();

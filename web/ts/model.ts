@@ -42,14 +42,16 @@ export interface ModelCard {
   kernel: string;
   /** Threads that compute. */
   threads: number;
-  /** The images that a classifier takes, in pixels. */
-  image?: { width: number; height: number; channels: number; classes: number };
+  /** The images that a classifier takes, in pixels, the names of its classes, and whether it wants drawings centred. */
+  image?: { width: number; height: number; channels: number; classes: string[]; centred: boolean };
   /** What is odd about the file, in words. */
   warnings: string[];
 }
 
 /** A loaded model's card. */
 export interface ModelInfo extends ModelCard {
+  /** Tokens that fit into this model's context as it was loaded; absent for classifiers. */
+  context?: number;
   /** The build in use: a folder of `dist/wasm/`. */
   variant: string;
   /** Seconds from the call of `load` until the model was ready. */
@@ -80,6 +82,12 @@ export interface TokenizeOptions extends CallOptions {
   parseSpecial?: boolean;
 }
 
+/** How tokens become text. */
+export interface DetokenizeOptions extends CallOptions {
+  /** False: special tokens are written out by name. */
+  skipSpecial?: boolean;
+}
+
 /** Ends the workers of models that were dropped without `free`. */
 const dropped = new FinalizationRegistry<Host>((host) => host.close());
 
@@ -99,13 +107,13 @@ export class Model {
   }
 
   /** @internal */
-  static own(host: Host, card: ModelCard, loadSeconds: number): Model {
-    return new Model(host, { ...card, variant: host.variant, threads: host.threads, loadSeconds });
+  static own(host: Host, card: ModelCard, details: Pick<ModelInfo, "context" | "loadSeconds">): Model {
+    return new Model(host, { ...card, variant: host.variant, threads: host.threads, ...details });
   }
 
   /**
    * Continues a text, or token ids. Nothing happens until the result is read: as an async iterable of pieces of text
-   * (`for await`), or whole with `text()`. The worker stops when the loop is left.
+   * (`for await`), whole with `text()`, or as token ids with `ids()`. The worker stops when the loop is left.
    *
    * What a prompt has in common with the one before is not computed again.
    */
@@ -149,8 +157,9 @@ export class Model {
   }
 
   /** The text of tokens. */
-  async detokenize(tokens: Uint32Array | readonly number[], options: CallOptions = {}): Promise<string> {
-    return until(this.#host.call({ op: "decode", ids: ids(tokens) }), options.signal, "the call");
+  async detokenize(tokens: Uint32Array | readonly number[], options: DetokenizeOptions = {}): Promise<string> {
+    const { skipSpecial = true, signal } = options;
+    return until(this.#host.call({ op: "decode", ids: ids(tokens), skipSpecial }), signal, "the call");
   }
 
   /** The file's metadata by key; long arrays are left out. */

@@ -34,6 +34,10 @@ export interface StartOptions {
   ignoreEos?: boolean;
 }
 
+/** Generations come as pieces of text, or as token ids. */
+export type Give = "text" | "ids";
+export type Pieces = (string | number)[];
+
 /** Where a generation begins. */
 export type Prompt = { text: string } | { tokens: Uint32Array } | { messages: string; extras: string };
 
@@ -47,11 +51,11 @@ export interface Canvas {
 }
 
 export type Op =
-  | { op: "generate"; prompt: Prompt; options: StartOptions; credits: number }
+  | { op: "generate"; prompt: Prompt; options: StartOptions; give: Give; credits: number }
   | { op: "classify"; pixels: Uint8Array }
   | { op: "drawing"; canvas: Canvas }
   | { op: "encode"; text: string; addSpecial: boolean; parseSpecial: boolean }
-  | { op: "decode"; ids: Uint32Array }
+  | { op: "decode"; ids: Uint32Array; skipSpecial: boolean }
   | { op: "metadata" }
   | { op: "memory" }
   | { op: "kernels" }
@@ -78,6 +82,7 @@ export interface Classified {
 /** Counts of a generation so far; times in seconds since the worker took it up. */
 export interface Stats {
   promptTokens: number;
+  cachedTokens: number;
   tokens: number;
   promptSeconds: number;
   secondsToFirst: number;
@@ -105,8 +110,8 @@ export type FromWorker =
   | { type: "pool"; threads: number; module: WebAssembly.Module; memory: WebAssembly.Memory; receiver: number }
   | { type: "ack"; bytes: number }
   | { type: "card"; card: string }
-  | { type: "loaded"; card: string }
-  | { type: "pieces"; id: number; pieces: string[]; stats: Stats }
+  | { type: "loaded"; card: string; context: number | undefined }
+  | { type: "pieces"; id: number; pieces: Pieces; stats: Stats }
   | { type: "result"; id: number; value: Results[keyof Results] }
   | { type: "error"; id: number; error: PlainError }
   | { type: "fatal"; error: PlainError };
