@@ -17,7 +17,7 @@ export interface Drawing {
   ink?: "dark" | "light" | "alpha";
 }
 
-/** One byte a pixel. */
+/** One byte a pixel. @internal */
 export function greyOf({ data, width, height, ink }: Drawing): Canvas {
   const pixels = width * height;
   if (!Number.isInteger(width) || !Number.isInteger(height) || width < 1 || height < 1) {

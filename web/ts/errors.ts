@@ -78,7 +78,7 @@ export class SternaError extends Error {
   }
 }
 
-/** An error on its way between threads. @internal */
+/** An error on its way between threads. */
 export interface PlainError {
   code: SternaErrorCode;
   message: string;

@@ -78,6 +78,7 @@ async function attempt(source: Source, options: LoadOptions, cache: boolean): Pr
   signal?.addEventListener("abort", abort);
   let host: Host | undefined;
   let opened: Opened | undefined;
+  stop.signal.addEventListener("abort", () => host?.close());
   try {
     const fetcher = options.fetch ?? ((input, init) => fetch(input, init));
     const bytes = openSource(source, { signal: stop.signal, cache, hub: options.hub, fetch: fetcher });
@@ -91,7 +92,13 @@ async function attempt(source: Source, options: LoadOptions, cache: boolean): Pr
     });
     const running = await engine;
     running.onEnd = (error) => stop.abort(error);
-    if (onCard) running.onCard = (card) => onCard(JSON.parse(card) as ModelCard);
+    running.onCard = (card) => {
+      try {
+        onCard?.(JSON.parse(card) as ModelCard);
+      } catch (error) {
+        stop.abort(error);
+      }
+    };
     const { length: total, phase, store } = opened;
     running.open({ length: total, kernel: options.kernel, context: options.context, store });
     let loaded = 0;
@@ -119,9 +126,9 @@ async function attempt(source: Source, options: LoadOptions, cache: boolean): Pr
   }
 }
 
-/** A dead worker's own words come before those of the stream that was stopped for it. */
+/** What stopped everything comes before what was thrown because of it. */
 function failure(stop: AbortController, error: unknown): unknown {
-  return stop.signal.reason instanceof SternaError ? stop.signal.reason : error;
+  return stop.signal.aborted ? stop.signal.reason : error;
 }
 
 function check(options: LoadOptions): void {

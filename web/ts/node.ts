@@ -39,27 +39,29 @@ export async function bytesOf(url: URL): Promise<Uint8Array<ArrayBuffer>> {
 
 /** A file's size in bytes, and its bytes in pieces. */
 export async function openFile(path: string | URL): Promise<{ length: number; chunks: AsyncGenerator<Bytes> }> {
-  const { open } = process.getBuiltinModule("node:fs/promises");
-  try {
-    const file = await open(path, "r");
-    const { size } = await file.stat();
-    return { length: size, chunks: pieces(file) };
-  } catch (error) {
-    throw failure(path, error);
-  }
+  const { open, stat } = process.getBuiltinModule("node:fs/promises");
+  const { size } = await said(stat(path));
+  return { length: size, chunks: pieces() };
 
-  async function* pieces(file: import("node:fs/promises").FileHandle): AsyncGenerator<Bytes> {
+  async function* pieces(): AsyncGenerator<Bytes> {
+    const file = await said(open(path, "r"));
     try {
       for (;;) {
         const bytes = new Uint8Array(CHUNK);
-        const { bytesRead } = await file.read(bytes, 0, CHUNK);
+        const { bytesRead } = await said(file.read(bytes, 0, CHUNK));
         if (bytesRead === 0) return;
         yield bytesRead === CHUNK ? bytes : bytes.slice(0, bytesRead);
       }
-    } catch (error) {
-      throw failure(path, error);
     } finally {
       await file.close();
+    }
+  }
+
+  async function said<T>(doing: Promise<T>): Promise<T> {
+    try {
+      return await doing;
+    } catch (error) {
+      throw failure(path, error);
     }
   }
 }
