@@ -13,7 +13,8 @@ const CHUNK = 1 << 20;
 /** A worker thread. It keeps the process alive only while it is asked to. */
 export function spawn<Out, In>(script: URL, listener: Listener<In>): Line<Out> {
   const { Worker } = process.getBuiltinModule("node:worker_threads");
-  const worker = new Worker(script);
+  // Flags of the program, such as --input-type, are not the worker's.
+  const worker = new Worker(script, { execArgv: [] });
   let over = false;
   worker.on("message", (message: In) => listener.message(message));
   worker.on("error", (error) => listener.failed(messageOf(error)));
