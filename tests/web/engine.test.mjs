@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { Engine } from '../../dist/engine.js';
 
 /** A glue whose model writes `length` tokens of `milliseconds` each. */
-function fake({ length = 10, milliseconds = 0, pieces = 3, card = '{"name":"fake"}', fail = {} } = {}) {
+function fake({ length = 10, milliseconds = 0, pieces = 3, card = '{"name":"fake"}', fail = {}, memory = new ArrayBuffer(64) } = {}) {
   const log = [];
   const busy = (time) => {
     for (const until = performance.now() + time; performance.now() < until; );
@@ -56,7 +56,7 @@ function fake({ length = 10, milliseconds = 0, pieces = 3, card = '{"name":"fake
     finish = () => (failing('finish'), new Model());
   }
   const glue = {
-    default: async () => ({ memory: { buffer: new ArrayBuffer(64) } }),
+    default: async () => ({ memory: { buffer: memory } }),
     kernels: () => ['simd128', 'scalar'],
     threads: () => 1,
     centre: (canvas, width, height, dark) => (log.push(['centre', canvas.length, width, height, dark]), new Uint8Array(784)),
@@ -240,4 +240,25 @@ test('a call that fails leaves the worker alive; a trap does not', async () => {
   it.say({ type: 'call', id: 4, op: { op: 'memory' } });
   await rest(20);
   assert.equal(it.heard.at(-1).type, 'fatal');
+});
+
+test('memory that runs out has a code of its own', async () => {
+  for (const [error, code] of [
+    [new RangeError('Array buffer allocation failed'), 'out-of-memory'],
+    [Object.assign(new Error('3 GiB more'), { code: 'out-of-memory' }), 'out-of-memory'],
+    [new TypeError('a defect'), 'crashed'],
+  ]) {
+    const it = engine({ fail: { push: error } });
+    it.say({ type: 'init', module: null, threads: 1 });
+    it.say({ type: 'open', length: 3 });
+    it.say({ type: 'chunk', bytes: new Uint8Array(3) });
+    assert.equal((await it.when('fatal')).error.code, code);
+  }
+  // A trap in a memory that has nowhere to grow.
+  const fail = { push: new WebAssembly.RuntimeError('unreachable') };
+  const it = engine({ fail, memory: { byteLength: 4 * 2 ** 30 - 65536 } });
+  it.say({ type: 'init', module: null, threads: 1 });
+  it.say({ type: 'open', length: 3 });
+  it.say({ type: 'chunk', bytes: new Uint8Array(3) });
+  assert.equal((await it.when('fatal')).error.code, 'out-of-memory');
 });

@@ -105,9 +105,15 @@ async function compile(url: URL): Promise<WebAssembly.Module> {
   }
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url.href}: the server answered ${response.status}`);
+  const type = response.headers.get("content-type") ?? "";
+  if (type.startsWith("text/html")) {
+    const hint = 'with vite before 8, its development server needs optimizeDeps: { exclude: ["sterna"] }';
+    throw new Error(`${url.href} is a page, not WebAssembly; ${hint}`);
+  }
   // Compiling while it comes takes the right type, which not every host sends.
-  const typed = response.headers.get("content-type")?.startsWith("application/wasm") ?? false;
-  return typed ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+  return type.startsWith("application/wasm")
+    ? WebAssembly.compileStreaming(response)
+    : WebAssembly.compile(await response.arrayBuffer());
 }
 
 function wasm(variant: Variant): URL {
