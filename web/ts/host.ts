@@ -66,6 +66,8 @@ export class Host {
   readonly closed: Promise<void>;
   /** Threads that compute. */
   threads = 1;
+  /** Better builds that did not start, and why. */
+  notes: string[] = [];
   /** Hears a model's card as soon as its header is complete. */
   onCard: ((card: string) => void) | undefined;
   /** Hears of the worker's death. */
@@ -94,6 +96,7 @@ export class Host {
   static async start(wishes: Wishes, signal: AbortSignal): Promise<Host> {
     const threads = wishes.threads ?? defaultThreads();
     const list = candidates(wishes);
+    const notes: string[] = [];
     let reason: unknown;
     for (const variant of list) {
       const host = new Host(variant);
@@ -101,10 +104,12 @@ export class Host {
       signal.addEventListener("abort", abort);
       try {
         await host.#start(variant.endsWith("-threads") ? threads : 1);
+        host.notes = notes;
         return host;
       } catch (error) {
         host.close();
         reason ??= error;
+        notes.push(`the build ${variant} did not start: ${messageOf(error)}`);
         if (signal.aborted) break;
       } finally {
         signal.removeEventListener("abort", abort);

@@ -44,7 +44,7 @@ export interface ModelCard {
   threads: number;
   /** The images that a classifier takes, in pixels, the names of its classes, and whether it wants drawings centred. */
   image?: { width: number; height: number; channels: number; classes: string[]; centred: boolean };
-  /** What is odd about the file, in words. */
+  /** What is odd about the file, and which faster builds did not start here, in words. */
   warnings: string[];
 }
 
@@ -108,7 +108,8 @@ export class Model {
 
   /** @internal */
   static own(host: Host, card: ModelCard, details: Pick<ModelInfo, "context" | "loadSeconds">): Model {
-    return new Model(host, { ...card, variant: host.variant, threads: host.threads, ...details });
+    const warnings = [...card.warnings, ...host.notes];
+    return new Model(host, { ...card, warnings, variant: host.variant, threads: host.threads, ...details });
   }
 
   /**
