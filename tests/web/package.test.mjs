@@ -363,12 +363,19 @@ describe('in Node', () => {
     await fails(model.chat([{ role: 'user', content: 'A' }]).text(), 'no-chat-template');
     await fails(model.classify(new Uint8Array(784)), 'wrong-kind');
     const small = await load(shakespeare, { text: false });
-    await fails(small.tokenize('A'), 'no-tokenizer');
+    await fails(small.tokenize('A'), 'unsupported');
     const ids = await model.tokenize(cases[0].prompt, { addSpecial: true });
     const out = [];
     for await (const id of small.generate(ids, cases[0].options).ids()) out.push(id);
     assert.equal(await model.detokenize(out), cases[0].text);
     small.free();
+    const wordless = Buffer.from(readFileSync(shakespeare));
+    wordless.write('vocabulary', wordless.indexOf('tokenizer.ggml.model'));
+    const mute = await load(wordless);
+    assert.equal(mute.info.hasTokenizer, false);
+    await fails(mute.tokenize('A'), 'no-tokenizer');
+    await fails(mute.generate('A').text(), 'no-tokenizer');
+    mute.free();
     assert.equal(await model.generate(cases[0].prompt, cases[0].options).text(), cases[0].text);
   });
 

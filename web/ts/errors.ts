@@ -14,7 +14,7 @@ export type SternaErrorCode =
   | "not-gguf"
   /** A GGUF file that contradicts itself. */
   | "damaged"
-  /** A sound file of a kind that is not supported, or a browser that lacks what is needed. */
+  /** A sound file of a kind that is not supported, or text asked of a build without tokenizers. */
   | "unsupported"
   /** The model and its cache do not fit into the memory that a page gets. */
   | "out-of-memory"
@@ -22,7 +22,7 @@ export type SternaErrorCode =
   | "context-full"
   /** Text was asked of an image classifier, or the reverse. */
   | "wrong-kind"
-  /** The file has no tokenizer, or the model was loaded without one. */
+  /** The file has no tokenizer. */
   | "no-tokenizer"
   /** The file has no chat template, and its vocabulary does not tell which one it was made for. */
   | "no-chat-template"
