@@ -854,6 +854,30 @@ describe('in Chromium', { skip }, () => {
     assert.deepEqual(seen, { text: cases[0].text, size: 1_515_360 });
   });
 
+  test('a body that was compressed on its way, from here and from elsewhere', async () => {
+    for (const from of [server, bare]) {
+      from.faults.set('shakespeare.gguf', { gzip: true });
+      const seen = await inPage(
+        async ({ url, prompt, options }) => {
+          let total = 0;
+          const onProgress = (p) => (total = p.total);
+          const texts = [];
+          for (let i = 0; i < 2; i++) {
+            const model = await sterna.load(url, { onProgress });
+            texts.push(await model.generate(prompt, options).text());
+            model.free();
+          }
+          return { texts, total: total ?? 0, size: await sterna.cache.size() };
+        },
+        { ...cases[0], url: `${from.url}/models/shakespeare.gguf` },
+      );
+      from.faults.clear();
+      assert.deepEqual(seen, { texts: [cases[0].text, cases[0].text], total: 1_515_360, size: 1_515_360 });
+    }
+    const { length } = bare.log.filter(({ method, path }) => method === 'GET' && path === '/models/shakespeare.gguf');
+    assert.ok(length >= 2, 'the first length was of the compressed body');
+  });
+
   test('chat', async () => {
     const chunks = await inPage(async () => {
       const model = await sterna.load('/made/chat.gguf', { cache: false });

@@ -4,6 +4,7 @@ import { createReadStream, readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { dirname, extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
 
 import { chromium } from 'playwright-core';
 
@@ -49,6 +50,10 @@ export async function serve({ isolated = true, folders }) {
       headers['content-range'] = `bytes ${start}-${stat.size - 1}/${stat.size}`;
     }
     headers['content-length'] = stat.size - start;
+    if (fault.gzip) {
+      const body = gzipSync(readFileSync(file));
+      return response.writeHead(200, { ...headers, 'content-encoding': 'gzip', 'content-length': body.length }).end(body);
+    }
     response.writeHead(start > 0 ? 206 : 200, headers);
     if (request.method === 'HEAD') return response.end();
     if (fault.drops > 0) {

@@ -34,8 +34,12 @@ export interface LoadOptions {
   relaxed?: boolean;
 }
 
+/** A kept file that rotted, a length that misled, and the load itself. */
+const ATTEMPTS = 3;
 /** Codes that tell that what was kept is not what was sent. */
-const ROTTEN: ReadonlySet<SternaErrorCode> = new Set<SternaErrorCode>(["truncated", "not-gguf", "damaged", "storage"]);
+const ROTTEN: ReadonlySet<unknown> = new Set<SternaErrorCode>(["truncated", "not-gguf", "damaged", "storage"]);
+/** Codes of a file that is longer than its compressed body. */
+const MISMATCHED: ReadonlySet<unknown> = new Set<SternaErrorCode>(["truncated", "damaged"]);
 
 /**
  * Loads a model.
@@ -49,27 +53,38 @@ export async function load(source: Source, options: LoadOptions = {}): Promise<M
   check(options);
   const { signal } = options;
   if (signal?.aborted) throw aborted(signal, "the load");
-  try {
-    return await attempt(source, options, options.cache !== false);
-  } catch (error) {
-    if (!(error instanceof FromCache)) throw error;
-    // What was kept cannot be used: fetch it again.
-    await kept.delete(error.url);
-    return attempt(source, options, true);
+  const plan: Plan = { cache: options.cache !== false, trust: true };
+  for (let attempts = 1; ; attempts++) {
+    try {
+      return await attempt(source, options, plan);
+    } catch (error) {
+      if (!(error instanceof Again)) throw error;
+      if (attempts === ATTEMPTS) throw error.cause;
+      if (error.rotten !== undefined) await kept.delete(error.rotten);
+      else plan.trust = false;
+    }
   }
 }
 
-/** A kept file that could not be loaded. */
-class FromCache extends Error {
+/** What is learnt from an attempt that failed. */
+interface Plan {
+  cache: boolean;
+  /** Whether a length counts that may be that of a compressed body. */
+  trust: boolean;
+}
+
+/** An attempt that failed for a reason that another one can avoid. */
+class Again extends Error {
+  /** @param rotten the URL of a kept file that cannot be used */
   constructor(
-    readonly url: string,
-    override readonly cause: SternaError,
+    override readonly cause: unknown,
+    readonly rotten?: string,
   ) {
-    super(cause.message);
+    super("once more");
   }
 }
 
-async function attempt(source: Source, options: LoadOptions, cache: boolean): Promise<Model> {
+async function attempt(source: Source, options: LoadOptions, plan: Plan): Promise<Model> {
   const started = performance.now();
   const { signal, onProgress, onCard } = options;
   // Stops everything: the caller's signal, or a worker that failed.
@@ -81,7 +96,7 @@ async function attempt(source: Source, options: LoadOptions, cache: boolean): Pr
   stop.signal.addEventListener("abort", () => host?.close());
   try {
     const fetcher = options.fetch ?? ((input, init) => fetch(input, init));
-    const bytes = openSource(source, { signal: stop.signal, cache, hub: options.hub, fetch: fetcher });
+    const bytes = openSource(source, { signal: stop.signal, cache: plan.cache, hub: options.hub, fetch: fetcher });
     const engine = Host.start(options, stop.signal).then((it) => (host = it));
     // The first that fails ends the other.
     [opened] = await Promise.all([bytes, engine]).catch((error: unknown) => {
@@ -100,12 +115,13 @@ async function attempt(source: Source, options: LoadOptions, cache: boolean): Pr
       }
     };
     const { length: total, phase, store } = opened;
-    running.open({ length: total, kernel: options.kernel, context: options.context, store });
+    const length = plan.trust || !opened.unsure ? total : undefined;
+    running.open({ length, kernel: options.kernel, context: options.context, store });
     let loaded = 0;
     for await (const chunk of opened.chunks) {
       loaded += chunk.byteLength;
       await running.push(chunk);
-      onProgress?.({ loaded, ...(total !== undefined && { total }), phase });
+      onProgress?.({ loaded, ...(total !== undefined && loaded <= total && { total }), phase });
     }
     const { card, context } = await running.finish();
     stop.signal.throwIfAborted();
@@ -117,9 +133,9 @@ async function attempt(source: Source, options: LoadOptions, cache: boolean): Pr
     const reason = signal?.aborted ? aborted(signal, "the load") : failure(stop, error);
     host?.close();
     stop.abort(reason);
-    if (opened?.phase === "cache" && opened.url !== undefined && reason instanceof SternaError && ROTTEN.has(reason.code)) {
-      throw new FromCache(opened.url, reason);
-    }
+    const code = reason instanceof SternaError ? reason.code : undefined;
+    if (opened?.phase === "cache" && opened.url !== undefined && ROTTEN.has(code)) throw new Again(reason, opened.url);
+    if (opened?.unsure && plan.trust && MISMATCHED.has(code)) throw new Again(reason);
     throw reason;
   } finally {
     signal?.removeEventListener("abort", abort);

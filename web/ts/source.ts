@@ -48,6 +48,8 @@ export interface Progress {
 export interface Opened {
   /** Bytes in all, where that is known. */
   length: number | undefined;
+  /** True when that may be what a compressed body takes: other origins do not let it be seen. */
+  unsure?: boolean;
   phase: Progress["phase"];
   /** Each chunk owns its buffer. */
   chunks: AsyncIterable<Bytes>;
@@ -136,7 +138,8 @@ async function openUrl(address: string, options: SourceOptions): Promise<Opened>
   const identity = validators(response);
   const length = lengthOf(response);
   const chunks = downloaded(url, response, length, options);
-  return { length, phase: "download", chunks, store: kept ? { url, ...identity } : undefined };
+  const unsure = response.type === "cors";
+  return { length, unsure, phase: "download", chunks, store: kept ? { url, ...identity } : undefined };
 }
 
 /** False only when the server says that it has another file than the one that was kept. */
@@ -149,7 +152,7 @@ async function fresh(entry: StoredEntry, options: SourceOptions): Promise<boolea
     const { etag, lastModified } = validators(response);
     const length = lengthOf(response);
     if (etag !== undefined && entry.etag !== undefined) return strong(etag) === strong(entry.etag);
-    if (length !== undefined && length !== entry.bytes) return false;
+    if (length !== undefined && length !== entry.bytes && response.type !== "cors") return false;
     return lastModified === undefined || entry.lastModified === undefined || lastModified === entry.lastModified;
   } catch {
     if (options.signal.aborted) throw options.signal.reason;
