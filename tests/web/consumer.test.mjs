@@ -24,7 +24,8 @@ describe('an app that installs the package', { skip }, () => {
   let browser;
   let contents;
   before(async () => {
-    if (!existsSync(join(root, 'dist', 'wasm', 'simd128', 'sterna_bg.wasm'))) throw new Error('run npm run build first');
+    if (!existsSync(join(root, 'dist', 'wasm', 'simd128', 'sterna_bg.wasm')))
+      throw new Error('run npm run build first');
     mkdirSync(app, { recursive: true });
     for (const entry of readdirSync(app)) if (entry !== 'node_modules') rmSync(join(app, entry), { recursive: true });
     cpSync(join(root, 'tests', 'web', 'consumer'), app, { recursive: true });
@@ -33,7 +34,8 @@ describe('an app that installs the package', { skip }, () => {
     rmSync(join(app, 'node_modules', 'sterna'), { recursive: true, force: true });
     run('npm', ['install', '--no-audit', '--no-fund', '--no-save', join(app, packed.filename)]);
     mkdirSync(join(app, 'public'));
-    for (const name of ['shakespeare.gguf', 'mnist.gguf']) copyFileSync(join(root, 'models', name), join(app, 'public', name));
+    for (const name of ['shakespeare.gguf', 'mnist.gguf'])
+      copyFileSync(join(root, 'models', name), join(app, 'public', name));
     browser = await launch();
   });
   after(() => browser?.close());
@@ -44,7 +46,10 @@ describe('an app that installs the package', { skip }, () => {
     }
     const variants = readdirSync(join(root, 'dist', 'wasm'));
     for (const variant of variants) assert.ok(contents.includes(`dist/wasm/${variant}/sterna_bg.wasm`), variant);
-    assert.deepEqual(contents.filter((path) => !/^(dist\/|LICENSE|README|package\.json)/.test(path)), []);
+    assert.deepEqual(
+      contents.filter((path) => !/^(dist\/|LICENSE|README|package\.json)/.test(path)),
+      [],
+    );
     const { dependencies } = JSON.parse(readFileSync(join(app, 'node_modules', 'sterna', 'package.json'), 'utf8'));
     assert.equal(dependencies, undefined);
   });
@@ -52,7 +57,18 @@ describe('an app that installs the package', { skip }, () => {
   test('types are found, and hold without skipLibCheck', () => {
     run(process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc')]);
     // Another way to resolve modules, and no DOM types but Node's own.
-    const types = ['--lib', 'ES2023', '--module', 'nodenext', '--moduleResolution', 'nodenext', '--types', 'node', '--typeRoots', join(root, 'node_modules', '@types')];
+    const types = [
+      '--lib',
+      'ES2023',
+      '--module',
+      'nodenext',
+      '--moduleResolution',
+      'nodenext',
+      '--types',
+      'node',
+      '--typeRoots',
+      join(root, 'node_modules', '@types'),
+    ];
     run(process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-p', 'node.json', ...types]);
   });
 
@@ -69,7 +85,11 @@ describe('an app that installs the package', { skip }, () => {
   });
 
   test("vite's development server runs it", async () => {
-    const vite = spawn(process.execPath, [join('node_modules', 'vite', 'bin', 'vite.js'), '--port', '0', '--host', '127.0.0.1'], { cwd: app });
+    const vite = spawn(
+      process.execPath,
+      [join('node_modules', 'vite', 'bin', 'vite.js'), '--port', '0', '--host', '127.0.0.1'],
+      { cwd: app },
+    );
     try {
       const url = await new Promise((found, fail) => {
         let said = '';
@@ -90,10 +110,12 @@ describe('an app that installs the package', { skip }, () => {
 
   async function check(url, isolated) {
     const { page, close } = await openPage(browser, url);
-    await page.waitForFunction(() => globalThis.seen, null, { timeout: 60_000 }).catch(async (error) => {
-      await close();
-      throw error;
-    });
+    await page
+      .waitForFunction(() => globalThis.seen, null, { timeout: 60_000 })
+      .catch(async (error) => {
+        await close();
+        throw error;
+      });
     const seen = await page.evaluate(() => globalThis.seen);
     assert.equal(seen.text, text);
     assert.equal(seen.loaded, 1_515_360);

@@ -5,10 +5,17 @@ import { test } from 'node:test';
 import { Engine } from '../../dist/engine.js';
 
 /** A glue whose model writes `length` tokens of `milliseconds` each. */
-function fake({ length = 10, milliseconds = 0, pieces = 3, card = '{"name":"fake"}', fail = {}, memory = new ArrayBuffer(64) } = {}) {
+function fake({
+  length = 10,
+  milliseconds = 0,
+  pieces = 3,
+  card = '{"name":"fake"}',
+  fail = {},
+  memory = new ArrayBuffer(64),
+} = {}) {
   const log = [];
   const busy = (time) => {
-    for (const until = performance.now() + time; performance.now() < until; );
+    for (const until = performance.now() + time; performance.now() < until;);
   };
   const failing = (what) => {
     if (fail[what]) throw fail[what];
@@ -23,7 +30,10 @@ function fake({ length = 10, milliseconds = 0, pieces = 3, card = '{"name":"fake
     card = () => card;
     metadata = () => '{}';
     memory = () => 42;
-    encode = (text, addSpecial, parseSpecial) => (log.push(['encode', text, addSpecial, parseSpecial]), new Uint32Array([1, 2]));
+    encode = (text, addSpecial, parseSpecial) => (
+      log.push(['encode', text, addSpecial, parseSpecial]),
+      new Uint32Array([1, 2])
+    );
     decode = (ids) => [...ids].join(' ');
     classify = (pixels) => (failing('classify'), new Float32Array([0.25, 0.75]));
     prompt = (text) => (log.push(['prompt', text]), failing('prompt'), (this.#left = pieces), 5);
@@ -59,7 +69,10 @@ function fake({ length = 10, milliseconds = 0, pieces = 3, card = '{"name":"fake
     default: async () => ({ memory: { buffer: memory } }),
     kernels: () => ['simd128', 'scalar'],
     threads: () => 1,
-    centre: (canvas, width, height, dark) => (log.push(['centre', canvas.length, width, height, dark]), new Uint8Array(784)),
+    centre: (canvas, width, height, dark) => (
+      log.push(['centre', canvas.length, width, height, dark]),
+      new Uint8Array(784)
+    ),
     benchKernel: (_kernel, _rows, _cols, _tokens, iterations) => iterations / 1000,
     Loader,
   };
@@ -123,7 +136,10 @@ test('a load: chunks are acknowledged, the card comes once and early', async () 
   await it.when('card');
   it.say({ type: 'finish' });
   await it.when('loaded');
-  assert.deepEqual(it.heard.map(({ type }) => type), ['ready', 'card', 'ack', 'ack', 'loaded']);
+  assert.deepEqual(
+    it.heard.map(({ type }) => type),
+    ['ready', 'card', 'ack', 'ack', 'loaded'],
+  );
   assert.deepEqual(it.log[0], ['Loader', 5, 'scalar', 64]);
 });
 
@@ -163,7 +179,10 @@ test('a batch takes about 16 ms, and a slow token is a batch', async () => {
   const slow = await loaded({ length: 3, milliseconds: 20 });
   slow.say(generate(1, 100));
   await slow.when('result', 1);
-  assert.deepEqual(slow.heard.filter(({ type }) => type === 'pieces').map(({ pieces }) => pieces.length), [1, 1, 1]);
+  assert.deepEqual(
+    slow.heard.filter(({ type }) => type === 'pieces').map(({ pieces }) => pieces.length),
+    [1, 1, 1],
+  );
 });
 
 test('a generation waits for its reader', async () => {
@@ -190,7 +209,10 @@ test('cancelling stops within a token, waiting or not, and the next call has its
   it.say({ type: 'cancel', id: 2 });
   it.say({ type: 'call', id: 3, op: { op: 'memory' } });
   assert.deepEqual((await it.when('result', 3)).value, { used: 42, reserved: 64 });
-  assert.equal(it.heard.some(({ type, id }) => type === 'result' && id !== 3), false);
+  assert.equal(
+    it.heard.some(({ type, id }) => type === 'result' && id !== 3),
+    false,
+  );
 });
 
 test('cancelling stops a prompt between its pieces, and a call before its turn', async () => {
@@ -211,18 +233,25 @@ test('all kinds of prompts and calls', async () => {
   it.say(generate(1, 2, { tokens: new Uint32Array([3, 4]) }));
   it.say(generate(2, 2, { messages: '[]', extras: '{}' }));
   it.say({ type: 'call', id: 3, op: { op: 'decode', ids: new Uint32Array([3, 4]) } });
-  it.say({ type: 'call', id: 4, op: { op: 'drawing', canvas: { grey: new Uint8Array(6), width: 3, height: 2, dark: true } } });
+  it.say({
+    type: 'call',
+    id: 4,
+    op: { op: 'drawing', canvas: { grey: new Uint8Array(6), width: 3, height: 2, dark: true } },
+  });
   it.say({ type: 'call', id: 5, op: { op: 'bench', kernel: 'scalar', rows: 1, cols: 256, tokens: 1, seconds: 0.01 } });
   it.say({ type: 'call', id: 6, op: { op: 'kernels' } });
   assert.deepEqual((await it.when('result', 6)).value, ['simd128', 'scalar']);
   assert.deepEqual((await it.when('result', 5)).value, { seconds: 0.016, iterations: 16 });
   assert.equal((await it.when('result', 4)).value.seen.length, 784);
   assert.equal((await it.when('result', 3)).value, '3 4');
-  assert.deepEqual(it.log.filter(([what]) => ['tokens', 'chat', 'centre'].includes(what)), [
-    ['tokens', 3, 4],
-    ['chat', '[]', '{}'],
-    ['centre', 6, 3, 2, true],
-  ]);
+  assert.deepEqual(
+    it.log.filter(([what]) => ['tokens', 'chat', 'centre'].includes(what)),
+    [
+      ['tokens', 3, 4],
+      ['chat', '[]', '{}'],
+      ['centre', 6, 3, 2, true],
+    ],
+  );
 });
 
 test('a call that fails leaves the worker alive; a trap does not', async () => {

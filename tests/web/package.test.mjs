@@ -19,14 +19,17 @@ if (!existsSync(index) || !existsSync(join(root, 'dist', 'wasm', 'simd128', 'ste
 }
 const { SternaError, benchmark, cache, load, support } = await import(pathToFileURL(index));
 
-const { cases } = JSON.parse(readFileSync(join(import.meta.dirname ?? join(root, 'tests', 'web'), 'expected.json'), 'utf8'));
+const { cases } = JSON.parse(
+  readFileSync(join(import.meta.dirname ?? join(root, 'tests', 'web'), 'expected.json'), 'utf8'),
+);
 const shakespeare = join(root, 'models', 'shakespeare.gguf');
 const mnist = join(root, 'models', 'mnist.gguf');
 const qwen = join(root, 'core', 'tests', 'data', 'models', 'qwen3-tq2_0.gguf');
 
-const TEMPLATE = "{% for m in messages %}{% if m.role == 'refused' %}{{ raise_exception('no such role') }}{% endif %}"
-  + "<|im_start|>{{ m.role }}\n{{ m.content }}{{ extra }}<|im_end|>\n{% endfor %}"
-  + '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}';
+const TEMPLATE =
+  "{% for m in messages %}{% if m.role == 'refused' %}{{ raise_exception('no such role') }}{% endif %}" +
+  '<|im_start|>{{ m.role }}\n{{ m.content }}{{ extra }}<|im_end|>\n{% endfor %}' +
+  '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}';
 /** Files made for these tests, served as /made/. */
 const made = mkdtempSync(join(tmpdir(), 'sterna-web-'));
 writeFileSync(join(made, 'chat.gguf'), withText(readFileSync(qwen), 'tokenizer.chat_template', TEMPLATE));
@@ -74,7 +77,8 @@ describe('in Node', () => {
     const stream = () =>
       new ReadableStream({
         start(controller) {
-          for (let at = 0; at < bytes.length; at += 99_991) controller.enqueue(new Uint8Array(bytes.subarray(at, at + 99_991)));
+          for (let at = 0; at < bytes.length; at += 99_991)
+            controller.enqueue(new Uint8Array(bytes.subarray(at, at + 99_991)));
           controller.close();
         },
       });
@@ -94,7 +98,11 @@ describe('in Node', () => {
     for (const [name, source] of Object.entries(sources)) {
       const progress = [];
       const cards = [];
-      const model = await load(source, { hub: `${server.url}/hub`, onProgress: (p) => progress.push(p), onCard: (c) => cards.push(c) });
+      const model = await load(source, {
+        hub: `${server.url}/hub`,
+        onProgress: (p) => progress.push(p),
+        onCard: (c) => cards.push(c),
+      });
       assert.equal(await model.generate(prompt, options).text(), text, name);
       assert.equal(progress.at(-1).loaded, bytes.length, name);
       if (name !== 'stream') assert.equal(progress.at(-1).total, bytes.length, name);
@@ -199,8 +207,13 @@ describe('in Node', () => {
   });
 
   test('calls wait their turn', async () => {
-    const texts = await Promise.all(cases.slice(0, 3).map(({ prompt, options }) => model.generate(prompt, options).text()));
-    assert.deepEqual(texts, cases.slice(0, 3).map(({ text }) => text));
+    const texts = await Promise.all(
+      cases.slice(0, 3).map(({ prompt, options }) => model.generate(prompt, options).text()),
+    );
+    assert.deepEqual(
+      texts,
+      cases.slice(0, 3).map(({ text }) => text),
+    );
   });
 
   test('a generation is read once', async () => {
@@ -213,7 +226,13 @@ describe('in Node', () => {
     const model = await load(mnist, { text: false });
     assert.equal(model.info.kind, 'image');
     assert.match(model.info.variant, /^small-/);
-    assert.deepEqual(model.info.image, { width: 28, height: 28, channels: 1, classes: [...'0123456789'], centred: true });
+    assert.deepEqual(model.info.image, {
+      width: 28,
+      height: 28,
+      channels: 1,
+      classes: [...'0123456789'],
+      centred: true,
+    });
     for (const [digit, lines] of Object.entries(DIGITS)) {
       const light = draw(lines);
       const one = await model.classifyDrawing({ data: light, width: 200, height: 200, ink: 'light' });
@@ -226,16 +245,27 @@ describe('in Node', () => {
       assert.deepEqual((await model.classify([...one.seen])).probabilities, one.probabilities);
       // The same drawing, dark on white, and in the colours of a canvas.
       const dark = light.map((pixel) => 255 - pixel);
-      const inks = [{ data: dark }, { data: rgba(dark, 255) }, { data: rgba(light, 255), ink: 'light' }, { data: alpha(light) }];
+      const inks = [
+        { data: dark },
+        { data: rgba(dark, 255) },
+        { data: rgba(light, 255), ink: 'light' },
+        { data: alpha(light) },
+      ];
       for (const drawing of inks) {
         const again = await model.classifyDrawing({ width: 200, height: 200, ...drawing });
         assert.deepEqual(again.seen, one.seen);
       }
     }
     await fails(model.classify(new Uint8Array(3)), 'invalid-argument');
-    await fails(model.classifyDrawing({ data: new Uint8Array(100), width: 10, height: 10, ink: 'light' }), 'invalid-argument');
+    await fails(
+      model.classifyDrawing({ data: new Uint8Array(100), width: 10, height: 10, ink: 'light' }),
+      'invalid-argument',
+    );
     await fails(model.classifyDrawing({ data: new Uint8Array(7), width: 10, height: 10 }), 'invalid-argument');
-    await fails(model.classifyDrawing({ data: new Uint8Array(4), width: 2, height: 2, ink: 'red' }), 'invalid-argument');
+    await fails(
+      model.classifyDrawing({ data: new Uint8Array(4), width: 2, height: 2, ink: 'red' }),
+      'invalid-argument',
+    );
     await fails(model.generate('A').text(), 'wrong-kind');
     model.free();
   });
@@ -254,7 +284,9 @@ describe('in Node', () => {
     const [first] = chunks;
     assert.equal(first.object, 'chat.completion.chunk');
     assert.deepEqual(first.choices, [{ index: 0, delta: { role: 'assistant' }, finish_reason: null }]);
-    assert.ok(chunks.every(({ id, model, created }) => id === first.id && model === 'tiny' && created === first.created));
+    assert.ok(
+      chunks.every(({ id, model, created }) => id === first.id && model === 'tiny' && created === first.created),
+    );
     const last = chunks.at(-1);
     assert.deepEqual(last.choices, [{ index: 0, delta: {}, finish_reason: 'length' }]);
     const usage = { prompt_tokens: ids.length, completion_tokens: 12, total_tokens: ids.length + 12 };
@@ -270,16 +302,33 @@ describe('in Node', () => {
 
   test('arguments are checked', async () => {
     for (const options of [
-      { maxTokens: -1 }, { maxTokens: 1.5 }, { maxTokens: '3' }, { temperature: -1 }, { temperature: NaN }, { topK: -1 },
-      { topP: 2 }, { minP: -0.1 }, { repeatPenalty: 0 }, { repeatLastN: -1 }, { seed: -1 }, { seed: 0.5 }, { seed: 2 ** 53 },
-      { stop: '' }, { stop: [''] }, { stop: 3 }, { stop: [3] }, { slide: 1 }, { ignoreEos: 'yes' },
+      { maxTokens: -1 },
+      { maxTokens: 1.5 },
+      { maxTokens: '3' },
+      { temperature: -1 },
+      { temperature: NaN },
+      { topK: -1 },
+      { topP: 2 },
+      { minP: -0.1 },
+      { repeatPenalty: 0 },
+      { repeatLastN: -1 },
+      { seed: -1 },
+      { seed: 0.5 },
+      { seed: 2 ** 53 },
+      { stop: '' },
+      { stop: [''] },
+      { stop: 3 },
+      { stop: [3] },
+      { slide: 1 },
+      { ignoreEos: 'yes' },
     ]) {
       await fails((async () => model.generate('A', options).text())(), 'invalid-argument');
     }
     for (const messages of [[], 'hello', [{}], [{ role: 'user' }], [{ role: '', content: '' }], [null]]) {
       await fails((async () => model.chat(messages).text())(), 'invalid-argument');
     }
-    for (const source of [undefined, null, 3, {}, { repo: 'a/b' }, { repo: '', file: 'x' }]) await fails(load(source), 'invalid-argument');
+    for (const source of [undefined, null, 3, {}, { repo: 'a/b' }, { repo: '', file: 'x' }])
+      await fails(load(source), 'invalid-argument');
     for (const options of [{ threads: 0 }, { threads: 1.5 }, { context: 0 }, { kernel: 3 }, { kernel: 'mmx' }]) {
       await fails(load(shakespeare, options), 'invalid-argument');
     }
@@ -418,7 +467,10 @@ describe('in Node', () => {
       let text = '';
       for await (const piece of model.generate('ROMEO:', { seed: 7 })) { text += piece; if (text.length > 9) break; }
       console.log(text.trim());`;
-    const done = spawnSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8', timeout: 60_000 });
+    const done = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+      encoding: 'utf8',
+      timeout: 60_000,
+    });
     assert.equal(done.status, 0, done.stderr);
     assert.equal(done.stdout.trim(), 'The man w');
   });
@@ -456,7 +508,11 @@ describe('in Chromium', { skip }, () => {
       if (prepare) await page.evaluate(prepare);
       await page.evaluate(async () => {
         globalThis.sterna = await import('/dist/index.js');
-        globalThis.codeOf = (promise) => promise.then(() => 'nothing', (error) => error.code ?? String(error));
+        globalThis.codeOf = (promise) =>
+          promise.then(
+            () => 'nothing',
+            (error) => error.code ?? String(error),
+          );
       });
       return await page.evaluate(run, argument);
     } finally {
@@ -466,7 +522,10 @@ describe('in Chromium', { skip }, () => {
 
   test('what is supported', async () => {
     const here = await inPage(() => sterna.support());
-    assert.deepEqual({ ...here, threads: 0 }, { simd: true, relaxedSimd: true, isolated: true, threads: 0, variant: here.variant });
+    assert.deepEqual(
+      { ...here, threads: 0 },
+      { simd: true, relaxedSimd: true, isolated: true, threads: 0, variant: here.variant },
+    );
     assert.equal(here.variant, here.threads > 1 ? 'relaxed-threads' : 'relaxed');
     const there = await inPage(() => sterna.support(), undefined, { url: bare.url });
     assert.deepEqual(there, { simd: true, relaxedSimd: true, isolated: false, threads: 1, variant: 'relaxed' });
@@ -500,32 +559,29 @@ describe('in Chromium', { skip }, () => {
   }
 
   test('every source gives the same model', async () => {
-    const texts = await inPage(
-      async ({ prompt, options }) => {
-        const url = '/models/shakespeare.gguf';
-        const bytes = await (await fetch(url)).arrayBuffer();
-        const sources = {
-          text: url,
-          URL: new URL(url, location.href),
-          Blob: new Blob([bytes]),
-          File: new File([bytes], 'shakespeare.gguf'),
-          'blob URL': URL.createObjectURL(new Blob([bytes])),
-          stream: new Blob([bytes]).stream(),
-          Response: await fetch(url),
-          ArrayBuffer: bytes,
-          Uint8Array: new Uint8Array(bytes),
-          hub: { repo: 'owner/name', file: 'shakespeare.gguf' },
-        };
-        const texts = {};
-        for (const [name, source] of Object.entries(sources)) {
-          const model = await sterna.load(source, { hub: '/hub', cache: false });
-          texts[name] = await model.generate(prompt, options).text();
-          model.free();
-        }
-        return { ...texts, kept: bytes.byteLength };
-      },
-      cases[0],
-    );
+    const texts = await inPage(async ({ prompt, options }) => {
+      const url = '/models/shakespeare.gguf';
+      const bytes = await (await fetch(url)).arrayBuffer();
+      const sources = {
+        text: url,
+        URL: new URL(url, location.href),
+        Blob: new Blob([bytes]),
+        File: new File([bytes], 'shakespeare.gguf'),
+        'blob URL': URL.createObjectURL(new Blob([bytes])),
+        stream: new Blob([bytes]).stream(),
+        Response: await fetch(url),
+        ArrayBuffer: bytes,
+        Uint8Array: new Uint8Array(bytes),
+        hub: { repo: 'owner/name', file: 'shakespeare.gguf' },
+      };
+      const texts = {};
+      for (const [name, source] of Object.entries(sources)) {
+        const model = await sterna.load(source, { hub: '/hub', cache: false });
+        texts[name] = await model.generate(prompt, options).text();
+        model.free();
+      }
+      return { ...texts, kept: bytes.byteLength };
+    }, cases[0]);
     assert.equal(texts.kept, 1_515_360);
     delete texts.kept;
     assert.equal(Object.keys(texts).length, 10);
@@ -537,7 +593,11 @@ describe('in Chromium', { skip }, () => {
     const seen = await inPage(async () => {
       const seen = { cards: [], progress: [], name: '' };
       const onCard = (card) => seen.cards.push({ name: card.name, at: seen.progress.at(-1)?.loaded ?? 0 });
-      const model = await sterna.load('/models/shakespeare.gguf', { cache: false, onProgress: (p) => seen.progress.push(p), onCard });
+      const model = await sterna.load('/models/shakespeare.gguf', {
+        cache: false,
+        onProgress: (p) => seen.progress.push(p),
+        onCard,
+      });
       seen.name = model.info.name;
       model.free();
       return seen;
@@ -547,9 +607,11 @@ describe('in Chromium', { skip }, () => {
     assert.equal(seen.cards.length, 1);
     assert.ok(seen.cards[0].at < 500_000, `the card came at ${seen.cards[0].at}`);
     assert.ok(seen.progress.length > 5);
-    assert.ok(seen.progress.every(({ loaded, total, phase }, i) => {
-      return total === 1_515_360 && phase === 'download' && loaded > (seen.progress[i - 1]?.loaded ?? 0);
-    }));
+    assert.ok(
+      seen.progress.every(({ loaded, total, phase }, i) => {
+        return total === 1_515_360 && phase === 'download' && loaded > (seen.progress[i - 1]?.loaded ?? 0);
+      }),
+    );
     assert.equal(seen.progress.at(-1).loaded, 1_515_360);
   });
 
@@ -574,26 +636,23 @@ describe('in Chromium', { skip }, () => {
   });
 
   test('a generation stops when the loop is left or the signal fires, within a token', async () => {
-    const seen = await inPage(
-      async ({ prompt, options }) => {
-        const model = await sterna.load('/models/shakespeare.gguf', { cache: false });
-        const endless = { slide: true, ignoreEos: true, seed: 1 };
-        let pieces = 0;
-        for await (const _ of model.generate('A', endless)) if (++pieces === 20) break;
-        let started = performance.now();
-        await model.tokenize('A');
-        const afterBreak = performance.now() - started;
-        const controller = new AbortController();
-        const generation = model.generate('A', { ...endless, signal: controller.signal });
-        setTimeout(() => controller.abort(), 200);
-        const code = await codeOf(generation.text());
-        started = performance.now();
-        const text = await model.generate(prompt, options).text();
-        model.free();
-        return { pieces, afterBreak, code, text };
-      },
-      cases[0],
-    );
+    const seen = await inPage(async ({ prompt, options }) => {
+      const model = await sterna.load('/models/shakespeare.gguf', { cache: false });
+      const endless = { slide: true, ignoreEos: true, seed: 1 };
+      let pieces = 0;
+      for await (const _ of model.generate('A', endless)) if (++pieces === 20) break;
+      let started = performance.now();
+      await model.tokenize('A');
+      const afterBreak = performance.now() - started;
+      const controller = new AbortController();
+      const generation = model.generate('A', { ...endless, signal: controller.signal });
+      setTimeout(() => controller.abort(), 200);
+      const code = await codeOf(generation.text());
+      started = performance.now();
+      const text = await model.generate(prompt, options).text();
+      model.free();
+      return { pieces, afterBreak, code, text };
+    }, cases[0]);
     assert.equal(seen.pieces, 20);
     assert.equal(seen.code, 'aborted');
     assert.ok(seen.afterBreak < 500, `the next call waited ${seen.afterBreak} ms`);
@@ -765,14 +824,18 @@ describe('in Chromium', { skip }, () => {
         },
         { ...cases[0], cache },
       );
-    const gets = () => server.log.filter(({ method, path }) => method === 'GET' && path === '/made/changing.gguf').length;
+    const gets = () =>
+      server.log.filter(({ method, path }) => method === 'GET' && path === '/made/changing.gguf').length;
     const url = `${server.url}/made/changing.gguf`;
 
     const first = await run();
     assert.deepEqual(first.phases, ['download']);
     assert.equal(first.text, cases[0].text);
     assert.equal(first.size, 1_515_360);
-    assert.deepEqual(first.list.map(({ url, bytes }) => ({ url, bytes })), [{ url, bytes: 1_515_360 }]);
+    assert.deepEqual(
+      first.list.map(({ url, bytes }) => ({ url, bytes })),
+      [{ url, bytes: 1_515_360 }],
+    );
     assert.ok(Math.abs(new Date(first.list[0].stored) - Date.now()) < 60_000);
 
     const second = await run();
@@ -817,16 +880,23 @@ describe('in Chromium', { skip }, () => {
         return all;
       };
       const before = (await names()).length;
-      const answers = [await cache.delete('/made/changing.gguf'), await cache.delete('/made/changing.gguf'), await cache.size()];
+      const answers = [
+        await cache.delete('/made/changing.gguf'),
+        await cache.delete('/made/changing.gguf'),
+        await cache.size(),
+      ];
       return { before, after: await names(), answers };
     });
     assert.deepEqual(removed, { before: 2, after: [], answers: [true, false, 0] });
     await run();
-    assert.deepEqual(await page.evaluate(async () => {
-      const { cache } = await import('/dist/index.js');
-      await cache.clear();
-      return cache.list();
-    }), []);
+    assert.deepEqual(
+      await page.evaluate(async () => {
+        const { cache } = await import('/dist/index.js');
+        await cache.clear();
+        return cache.list();
+      }),
+      [],
+    );
     server.faults.clear();
     await close();
   });
@@ -882,7 +952,11 @@ describe('in Chromium', { skip }, () => {
     const chunks = await inPage(async () => {
       const model = await sterna.load('/made/chat.gguf', { cache: false });
       const chunks = [];
-      for await (const chunk of model.chat([{ role: 'user', content: 'the' }], { maxTokens: 5, seed: 1, ignoreEos: true })) {
+      for await (const chunk of model.chat([{ role: 'user', content: 'the' }], {
+        maxTokens: 5,
+        seed: 1,
+        ignoreEos: true,
+      })) {
         chunks.push(chunk);
       }
       model.free();
@@ -895,7 +969,10 @@ describe('in Chromium', { skip }, () => {
 
   test('kernels, with threads', async () => {
     const results = await inPage(() => sterna.benchmark({ rows: 512, cols: 512, seconds: 0.02, threads: 2 }));
-    assert.deepEqual(results.map(({ kernel }) => kernel), ['relaxed-simd', 'simd128', 'scalar']);
+    assert.deepEqual(
+      results.map(({ kernel }) => kernel),
+      ['relaxed-simd', 'simd128', 'scalar'],
+    );
     assert.ok(results.every(({ gops, threads }) => gops > 0 && threads === 2));
     assert.ok(results[0].gops > results[2].gops);
   });

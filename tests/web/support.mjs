@@ -33,7 +33,10 @@ export async function serve({ isolated = true, folders }) {
     };
     if (fault.down) return request.socket.destroy();
     if (fault.status) return response.writeHead(fault.status, headers).end();
-    if (path === '/') return response.writeHead(200, { ...headers, 'content-type': 'text/html' }).end('<!doctype html><title>-</title>');
+    if (path === '/')
+      return response
+        .writeHead(200, { ...headers, 'content-type': 'text/html' })
+        .end('<!doctype html><title>-</title>');
     const prefix = Object.keys(folders).find((prefix) => path.startsWith(prefix));
     const file = prefix && join(folders[prefix], normalize(path.slice(prefix.length)));
     let stat;
@@ -52,7 +55,9 @@ export async function serve({ isolated = true, folders }) {
     headers['content-length'] = stat.size - start;
     if (fault.gzip) {
       const body = gzipSync(readFileSync(file));
-      return response.writeHead(200, { ...headers, 'content-encoding': 'gzip', 'content-length': body.length }).end(body);
+      return response
+        .writeHead(200, { ...headers, 'content-encoding': 'gzip', 'content-length': body.length })
+        .end(body);
     }
     response.writeHead(start > 0 ? 206 : 200, headers);
     if (request.method === 'HEAD') return response.end();
@@ -60,9 +65,11 @@ export async function serve({ isolated = true, folders }) {
       // Breaks off in the middle of what is left.
       fault.drops -= 1;
       const end = start + Math.floor((stat.size - start) / 2);
-      createReadStream(file, { start, end }).on('data', (data) => response.write(data)).on('end', () => {
-        setTimeout(() => request.socket.destroy(), 50);
-      });
+      createReadStream(file, { start, end })
+        .on('data', (data) => response.write(data))
+        .on('end', () => {
+          setTimeout(() => request.socket.destroy(), 50);
+        });
       return;
     }
     if (fault.slow) {
@@ -193,10 +200,41 @@ const oval = (x, y, rx, ry) =>
 /** Digits as a ruler and a compass would draw them. */
 export const DIGITS = {
   0: [oval(0.5, 0.5, 0.2, 0.32)],
-  1: [[[0.5, 0.15], [0.5, 0.85]]],
-  3: [
-    [[0.32, 0.2], [0.5, 0.15], [0.66, 0.25], [0.62, 0.42], [0.45, 0.5], [0.65, 0.58], [0.68, 0.75], [0.5, 0.86], [0.3, 0.8]],
+  1: [
+    [
+      [0.5, 0.15],
+      [0.5, 0.85],
+    ],
   ],
-  4: [[[0.35, 0.15], [0.3, 0.5], [0.7, 0.5]], [[0.66, 0.2], [0.62, 0.85]]],
-  7: [[[0.3, 0.2], [0.7, 0.2], [0.45, 0.85]]],
+  3: [
+    [
+      [0.32, 0.2],
+      [0.5, 0.15],
+      [0.66, 0.25],
+      [0.62, 0.42],
+      [0.45, 0.5],
+      [0.65, 0.58],
+      [0.68, 0.75],
+      [0.5, 0.86],
+      [0.3, 0.8],
+    ],
+  ],
+  4: [
+    [
+      [0.35, 0.15],
+      [0.3, 0.5],
+      [0.7, 0.5],
+    ],
+    [
+      [0.66, 0.2],
+      [0.62, 0.85],
+    ],
+  ],
+  7: [
+    [
+      [0.3, 0.2],
+      [0.7, 0.2],
+      [0.45, 0.85],
+    ],
+  ],
 };

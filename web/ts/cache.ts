@@ -63,7 +63,9 @@ export const cache: {
     const directory = await folder(false);
     if (!directory) return;
     // Entries first: without them the data does not count. What a worker is writing stays locked.
-    const all = (await reading(names(directory))).sort((a, b) => Number(b.endsWith(".json")) - Number(a.endsWith(".json")));
+    const all = (await reading(names(directory))).sort(
+      (a, b) => Number(b.endsWith(".json")) - Number(a.endsWith(".json")),
+    );
     for (const name of all) await directory.removeEntry(name).catch(() => undefined);
   },
 };

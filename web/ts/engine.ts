@@ -214,7 +214,14 @@ export class Engine {
   async #generate(id: number, op: Extract<Op, { op: "generate" }>): Promise<Results["generate"] | undefined> {
     const model = this.#loaded();
     const clock = stopwatch();
-    const stats: Stats = { promptTokens: 0, cachedTokens: 0, tokens: 0, promptSeconds: 0, secondsToFirst: 0, seconds: 0 };
+    const stats: Stats = {
+      promptTokens: 0,
+      cachedTokens: 0,
+      tokens: 0,
+      promptSeconds: 0,
+      secondsToFirst: 0,
+      seconds: 0,
+    };
     stats.promptTokens = begin(model, op.prompt);
     stats.cachedTokens = model.cached;
     while (!model.prefill()) {
@@ -224,7 +231,7 @@ export class Engine {
     stats.promptSeconds = clock();
     model.start(JSON.stringify(op.options));
 
-    for (let ended = false, first = true; !ended; ) {
+    for (let ended = false, first = true; !ended;) {
       const pieces: Pieces = [];
       const until = performance.now() + BATCH;
       // The first piece goes out at once.

@@ -105,7 +105,8 @@ export class Generation implements AsyncIterable<string> {
   }
 
   async *#read(give: Give): AsyncGenerator<string | number, undefined, undefined> {
-    if (this.#begun) throw new SternaError("invalid-argument", "a generation can be read only once; call generate again");
+    if (this.#begun)
+      throw new SternaError("invalid-argument", "a generation can be read only once; call generate again");
     this.#begun = true;
     const signal = this.#signal;
     if (signal?.aborted) throw aborted(signal, "the generation");

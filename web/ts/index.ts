@@ -10,7 +10,15 @@ export type { SternaErrorCode } from "./errors.js";
 export type { FinishReason, GenerateOptions, Generation, GenerationStats } from "./generation.js";
 export { load } from "./load.js";
 export type { LoadOptions } from "./load.js";
-export type { CallOptions, Classification, DetokenizeOptions, Model, ModelCard, ModelInfo, TokenizeOptions } from "./model.js";
+export type {
+  CallOptions,
+  Classification,
+  DetokenizeOptions,
+  Model,
+  ModelCard,
+  ModelInfo,
+  TokenizeOptions,
+} from "./model.js";
 export type { HubFile, Progress, Source } from "./source.js";
 export { support } from "./variant.js";
 export type { Support } from "./variant.js";

@@ -135,7 +135,10 @@ export class Model {
    * Classifies an image: one byte for each channel of each pixel, row by row, of the size in `info.image`; for digits
    * 28 x 28 with 255 for full ink, centred as MNIST's are (`classifyDrawing` does that).
    */
-  async classify(pixels: Uint8Array | Uint8ClampedArray | readonly number[], options: CallOptions = {}): Promise<Classification> {
+  async classify(
+    pixels: Uint8Array | Uint8ClampedArray | readonly number[],
+    options: CallOptions = {},
+  ): Promise<Classification> {
     const call = this.#host.call({ op: "classify", pixels: bytes(pixels) });
     return classified(await until(call, options.signal, "the classification"));
   }

@@ -24,15 +24,7 @@ export interface HubFile {
  * What a model can be loaded from. A string is a URL, relative to the page; in Node it is a path, unless it begins with
  * `http:`, `https:`, `file:`, `data:` or `blob:`. Buffers stay as they are; a stream or response is read to its end.
  */
-export type Source =
-  | string
-  | URL
-  | Blob
-  | ReadableStream<Uint8Array>
-  | ArrayBuffer
-  | Uint8Array
-  | Response
-  | HubFile;
+export type Source = string | URL | Blob | ReadableStream<Uint8Array> | ArrayBuffer | Uint8Array | Response | HubFile;
 
 /** How far a load has come. */
 export interface Progress {
@@ -193,7 +185,9 @@ function checked(response: Response, url: string): Response {
   const { ok, status, statusText } = response;
   if (ok) return response;
   const missing = status === 404 || status === 410;
-  const message = missing ? `the server has no ${url}` : `${url}: the server answered ${status} ${statusText}`.trimEnd();
+  const message = missing
+    ? `the server has no ${url}`
+    : `${url}: the server answered ${status} ${statusText}`.trimEnd();
   throw new SternaError(missing ? "not-found" : "http", message, { status });
 }
 
@@ -208,7 +202,7 @@ async function* downloaded(
   let body = bodyOf(response);
   let received = 0;
   let skip = 0;
-  for (let attempts = 0, mark = HEADWAY; ; ) {
+  for (let attempts = 0, mark = HEADWAY; ;) {
     try {
       for await (const chunk of streamed(body, options.signal, false)) {
         const bytes = skip === 0 ? chunk : chunk.slice(skip);
@@ -227,7 +221,8 @@ async function* downloaded(
         await sleep(BACKOFF * 2 ** (attempts - 1), options.signal);
         try {
           const next = await request(url, { headers: { range: `bytes=${received}-` }, cache: "no-store" }, options);
-          if (!same(identity, validators(next))) throw new SternaError("network", `${url} changed while it was fetched`);
+          if (!same(identity, validators(next)))
+            throw new SternaError("network", `${url} changed while it was fetched`);
           // A server that knows no ranges begins anew.
           skip = next.status === 206 ? 0 : received;
           if (skip > 0 && length !== undefined && lengthOf(next) !== length) throw error;

@@ -25,12 +25,7 @@ export class Store {
   #handle: SyncHandle | undefined;
   #bytes = 0;
 
-  private constructor(
-    request: StoreRequest,
-    directory: FileSystemDirectoryHandle,
-    file: string,
-    handle: SyncHandle,
-  ) {
+  private constructor(request: StoreRequest, directory: FileSystemDirectoryHandle, file: string, handle: SyncHandle) {
     this.#request = request;
     this.#directory = directory;
     this.#file = file;

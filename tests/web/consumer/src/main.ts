@@ -1,6 +1,16 @@
 // What somebody who read docs/javascript.md would write; every public type is used once.
 import { SternaError, benchmark, cache, load, support } from "sterna";
-import type { BenchmarkResult, CacheEntry, ChatChunk, Generation, Model, ModelInfo, Progress, SternaErrorCode, Support } from "sterna";
+import type {
+  BenchmarkResult,
+  CacheEntry,
+  ChatChunk,
+  Generation,
+  Model,
+  ModelInfo,
+  Progress,
+  SternaErrorCode,
+  Support,
+} from "sterna";
 
 const out = document.querySelector("#out")!;
 
