@@ -13,8 +13,11 @@ import type { Host } from "./host.js";
 export interface ModelCard {
   /** The family, as in `general.architecture`: `llama`, `bitnet`, `sterna-image`, ... */
   architecture: string;
+  /** What its makers call it, or the architecture's name. */
   name: string;
+  /** What its makers say of it. */
   description?: string;
+  /** Its licence, as the file has it. */
   license?: string;
   /** A model of text, or a classifier of images. */
   kind: "text" | "image";
@@ -34,9 +37,13 @@ export interface ModelCard {
   contextLength?: number;
   /** Number of different tokens. */
   vocabulary?: number;
+  /** Numbers for each token between layers. */
   embeddingLength?: number;
+  /** Number of layers (blocks). */
   layers?: number;
+  /** Whether it takes text, or only token ids. */
   hasTokenizer: boolean;
+  /** Whether the file brings a chat template of its own. */
   hasChatTemplate: boolean;
   /** The kernel that computes: `relaxed-simd`, `simd128` or `scalar`. */
   kernel: string;
