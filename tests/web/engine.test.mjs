@@ -187,12 +187,15 @@ test('a batch takes about 16 ms, and a slow token is a batch', async () => {
 
 test('a generation waits for its reader', async () => {
   const it = await loaded({ length: 10, milliseconds: 20 });
+  const batches = () => it.heard.filter(({ type }) => type === 'pieces').length;
   it.say(generate(1, 2));
+  while (batches() < 2) await rest(10);
   await rest(200);
-  assert.equal(it.heard.filter(({ type }) => type === 'pieces').length, 2);
+  assert.equal(batches(), 2);
   it.say({ type: 'credit', id: 1 });
+  while (batches() < 3) await rest(10);
   await rest(100);
-  assert.equal(it.heard.filter(({ type }) => type === 'pieces').length, 3);
+  assert.equal(batches(), 3);
   it.say({ type: 'cancel', id: 1 });
 });
 
