@@ -1,6 +1,6 @@
 // The built package (npm run build) in Node and in Chromium: what it writes is what the command line writes.
 //
-//   node --test tests/web/
+//   node --test tests/web/package.test.mjs
 //
 // expected.json has the command line's texts with the commands that made them.
 import assert from 'node:assert/strict';
