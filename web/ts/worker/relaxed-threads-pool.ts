@@ -1,0 +1,4 @@
+import * as glue from "../wasm/relaxed-threads/sterna.js";
+import { join } from "../pool.js";
+
+join(glue);

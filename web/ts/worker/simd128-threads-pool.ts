@@ -1,0 +1,4 @@
+import * as glue from "../wasm/simd128-threads/sterna.js";
+import { join } from "../pool.js";
+
+join(glue);

@@ -1,0 +1,4 @@
+import * as glue from "../wasm/small-simd128/sterna.js";
+import { serve } from "../engine.js";
+
+serve(glue);
