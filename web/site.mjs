@@ -39,6 +39,7 @@ const files = list(work).filter((path) => path !== 'sw.js');
 const content = new Map(files.map((path) => [path, readFileSync(join(work, path))]));
 const imports = Object.fromEntries(files.filter((path) => path.endsWith('.js')).map((path) => [path, importsOf(path)]).filter(([, paths]) => paths.length > 0));
 const shell = files.filter((path) => !/^(models|sterna)\//.test(path));
+for (const path of shell.filter((path) => path.endsWith('.html'))) preload(path);
 const version = versionOf();
 stamp({ VERSION: version, SHELL: shell, FILES: files, IMPORTS: imports });
 
@@ -67,6 +68,16 @@ function closure(paths) {
   const all = new Set(paths);
   for (const path of all) for (const name of imports[path] ?? []) all.add(name);
   return [...all];
+}
+
+/** Lets a page ask for all that its script imports at once, rather than one level after the other. */
+function preload(path) {
+  const text = content.get(path).toString();
+  const script = /^( *)<script type="module" src="([^"]+)"><\/script>\n/m.exec(text);
+  if (!script) return;
+  const links = closure([script[2]]).map((name) => `${script[1]}<link rel="modulepreload" href="${name}">\n`).join('');
+  content.set(path, Buffer.from(text.replace(script[0], () => links + script[0])));
+  writeFileSync(join(work, path), content.get(path));
 }
 
 function versionOf() {

@@ -182,8 +182,8 @@ async function send() {
   const own = new AbortController();
   generating = own;
   show($('talk-failure'));
-  $('stop').hidden = false;
-  $('send').disabled = true;
+  const name = $('send').textContent;
+  $('send').textContent = 'Stop';
   const chats = model.info.hasChatTemplate;
   const node = document.createTextNode('');
   let place;
@@ -227,8 +227,7 @@ async function send() {
   frames.flush();
   place.removeAttribute('aria-busy');
   if (generating === own) generating = undefined;
-  $('stop').hidden = true;
-  $('send').disabled = false;
+  $('send').textContent = name;
   show($('talk-failure'), failure);
   // What was started over meanwhile has no place for this answer.
   if (!place.isConnected) return;
@@ -252,7 +251,8 @@ async function send() {
 
 $('composer').addEventListener('submit', (event) => {
   event.preventDefault();
-  send();
+  if (generating) generating.abort();
+  else send();
 });
 $('say').addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && model?.info.hasChatTemplate) {
@@ -260,7 +260,6 @@ $('say').addEventListener('keydown', (event) => {
     send();
   }
 });
-$('stop').addEventListener('click', () => generating?.abort());
 $('fresh').addEventListener('click', () => {
   fresh();
   $('say').focus();
@@ -286,7 +285,7 @@ async function list() {
     return el('tr', {},
       el('th', { scope: 'row', class: 'name', title: url }, name),
       el('td', { class: 'end' }, bytes(size)),
-      el('td', {}, el('time', { datetime: when.toISOString() }, when.toLocaleDateString('en-GB', { dateStyle: 'medium' }))),
+      el('td', { class: 'when' }, el('time', { datetime: when.toISOString() }, when.toLocaleDateString('en-GB', { dateStyle: 'medium' }))),
       el('td', { class: 'end' },
         el('button', { type: 'button', class: 'plain', 'aria-label': `Open ${name}`, click: () => open(new URL(url), name) }, 'Open'),
         el('button', { type: 'button', class: 'plain', 'aria-label': `Delete ${name}`, click: remove(name, () => cache.delete(url)) }, 'Delete'),
@@ -300,7 +299,7 @@ async function list() {
   $('stored-list').replaceChildren(
     el('table', {},
       el('caption', {}, `${many(stored.length, 'model')}, ${bytes(total)} in all`),
-      el('thead', {}, el('tr', {}, el('th', { scope: 'col' }, 'File'), el('th', { scope: 'col', class: 'end' }, 'Size'), el('th', { scope: 'col' }, 'Since'), el('td', {}))),
+      el('thead', {}, el('tr', {}, el('th', { scope: 'col' }, 'File'), el('th', { scope: 'col', class: 'end' }, 'Size'), el('th', { scope: 'col', class: 'when' }, 'Since'), el('td', {}))),
       el('tbody', {}, ...stored.map(row)),
     ),
     el('button', { type: 'button', class: 'plain', click: remove('Everything', () => cache.clear()) }, 'Delete all'),

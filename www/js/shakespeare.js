@@ -74,8 +74,7 @@ async function write(since = performance.now()) {
   let first;
   try {
     toAddress();
-    await ready();
-    if (own.signal.aborted) return;
+    await Promise.race([ready(), stopped(own.signal)]);
     $('status').textContent = 'Writing';
     frames.flush();
     play.begin(prompt);
@@ -107,6 +106,9 @@ async function write(since = performance.now()) {
   $('status').textContent = `${own.signal.aborted ? 'Stopped' : 'Finished'} after ${count(written)} characters`;
   if (written > 0) keep();
 }
+
+/** Rejects when the signal fires. */
+const stopped = (signal) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
 
 /** A token of this model is a character. */
 function rate(written, first, now) {

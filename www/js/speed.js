@@ -5,7 +5,7 @@ import { bars } from './chart.js';
 import { $, copy, el, facts } from './dom.js';
 import { isAbort, show } from './failure.js';
 import { many, number } from './format.js';
-import { engine, file, isolated, keep } from './site.js';
+import { file, isolated, keep } from './site.js';
 
 const TOKENS = 256;
 /** What kernels are, in words. */
@@ -14,7 +14,7 @@ const SETTINGS = { maxTokens: TOKENS, seed: 1, temperature: 0.8, slide: true, ig
 
 let browser;
 let running;
-/** What was measured: { browser, gops: [{ kernel, gops }], tokens: [{ kernel, threads, tokensPerSecond }] }. */
+/** What was measured: { browser, gops: [{ kernel, threads, gops }], tokens: [{ kernel, threads, tokensPerSecond }] }. */
 let result;
 
 async function begin() {
@@ -39,18 +39,20 @@ async function measure() {
   try {
     $('status').textContent = 'Measuring the kernels';
     $('results').hidden = $('numbers').hidden = false;
-    draw([], []);
-    result.gops = await benchmark({ signal: own.signal });
-    const kernels = result.gops.map((row) => row.kernel);
+    draw([]);
     const threads = browser.threads > 1 ? [browser.threads, 1] : [1];
-    const plan = kernels.flatMap((kernel) => threads.map((n) => ({ kernel, threads: n })));
-    draw(kernels, plan);
+    const measured = [];
+    for (const n of threads) measured.push(await benchmark({ threads: n, signal: own.signal }));
+    // Kernels fastest first, each with all threads and with one.
+    result.gops = measured[0].flatMap((_, i) => measured.map((rows) => rows[i]));
+    const plan = result.gops.map((row) => ({ kernel: row.kernel, threads: row.threads }));
+    draw(plan);
     const bytes = await (await fetch(file('models/shakespeare.gguf'), { signal: own.signal })).blob();
     for (const step of plan) {
       own.signal.throwIfAborted();
       $('status').textContent = `Measuring ${ABOUT[step.kernel] ?? step.kernel} with ${many(step.threads, 'thread')}`;
       result.tokens.push(await tokens(bytes, step, own.signal));
-      draw(kernels, plan);
+      draw(plan);
     }
     $('status').textContent = `Done. ${verdict()}`;
     for (const id of ['copy-json', 'copy-markdown']) $(id).hidden = false;
@@ -66,7 +68,6 @@ async function measure() {
 async function tokens(bytes, { kernel, threads }, signal) {
   const model = await load(bytes, { kernel, threads, signal });
   try {
-    engine(model.info);
     // The first tokens pay for compilation.
     await model.generate('\n', { ...SETTINGS, maxTokens: 32, signal }).text();
     const generation = model.generate('\n', { ...SETTINGS, signal });
@@ -79,12 +80,12 @@ async function tokens(bytes, { kernel, threads }, signal) {
 
 const nameOf = ({ kernel, threads }) => `${ABOUT[kernel] ?? kernel}, ${many(threads, 'thread')}`;
 
-function draw(kernels, plan) {
+function draw(plan) {
   const speeds = plan.map((step, i) => {
     const value = result.tokens[i]?.tokensPerSecond;
     return { name: nameOf(result.tokens[i] ?? step), value, text: value === undefined ? 'waiting' : number(value) };
   });
-  const gops = result.gops.map((row) => ({ name: ABOUT[row.kernel] ?? row.kernel, value: row.gops, text: number(row.gops) }));
+  const gops = result.gops.map((row) => ({ name: nameOf(row), value: row.gops, text: number(row.gops) }));
   for (const [id, rows] of [['tokens', speeds], ['gops', gops]]) {
     $(id).querySelector('svg, .waiting')?.remove();
     $(id).append(rows.length > 0 ? bars($(`${id}-title`).textContent, rows) : el('p', { class: 'waiting quiet small' }, 'Measuring'));
@@ -96,14 +97,14 @@ function rows() {
   const scalar = result.tokens.find((row) => row.kernel === 'scalar' && row.threads === 1)?.tokensPerSecond;
   return result.tokens.map((row) => ({
     ...row,
-    gops: row.threads === 1 ? result.gops.find((other) => other.kernel === row.kernel)?.gops : undefined,
+    gops: result.gops.find((other) => other.kernel === row.kernel && other.threads === row.threads)?.gops,
     times: scalar && row.tokensPerSecond / scalar,
   }));
 }
 
 function table() {
   return el('table', {},
-    el('caption', {}, `${TOKENS} tokens of the Shakespeare model; GOPS of a ternary matrix times a vector, a multiply and an add being two operations`),
+    el('caption', {}, `${TOKENS} tokens of the Shakespeare model; GOPS of a ternary matrix of 2,048 × 2,048, a multiply and an add being two operations`),
     el('thead', {}, el('tr', {}, el('th', { scope: 'col' }, 'Kernel'), ...['Threads', 'Tokens per second', 'Against scalar', 'GOPS'].map((name) => el('th', { scope: 'col', class: 'end' }, name)))),
     el('tbody', {}, ...rows().map((row) => el('tr', {},
       el('th', { scope: 'row' }, ABOUT[row.kernel] ?? row.kernel),
