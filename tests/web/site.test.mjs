@@ -322,6 +322,7 @@ describe('your model', () => {
     await until(page, '#talk-title', 'Continue a text');
     const card = await page.locator('#card').innerText();
     for (const wanted of [/tiny/, /llama/, /TQ2_0/, /2\.\d\d/, /256 tokens/, /Q6_K/]) assert.match(card, wanted);
+    await page.locator('#talk summary').click();
     await page.fill('#say', 'Once upon a time');
     await page.fill('#max-tokens', '24');
     await page.fill('#model-seed', '1');
@@ -651,8 +652,10 @@ describe('look', () => {
       const template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}ROMEO:";
       await drop(page, 'shakespeare.gguf', withText(readFileSync(join(project, 'models', 'shakespeare.gguf')), 'tokenizer.chat_template', template));
       await until(page, '#talk-title', 'Chat');
+      await page.locator('#talk summary').click();
+      await page.fill('#max-tokens', '180');
+      await page.locator('#talk summary').click();
       await page.fill('#say', 'Who comes here');
-      await page.fill('#max-tokens', '180', { force: true }).catch(() => {});
       await page.click('#send');
       await until(page, '#send', 'Send');
       await until(page, '#speed', /tokens/);
@@ -672,7 +675,7 @@ describe('look', () => {
           await page.goto(address(name));
           await states[name](page);
           await screenshot(page, `${name}-${device}-${colorScheme}`);
-          for (const summary of await page.locator('summary:visible').all()) await summary.click();
+          await page.evaluate(() => document.querySelectorAll('details').forEach((details) => (details.open = true)));
           const { violations } = await page.evaluate(`${axe};axe.run(document, { resultTypes: ['violations'] })`);
           assert.deepEqual(violations.map((each) => `${name}: ${each.id}: ${each.nodes.map((node) => node.html).join(' ')}`), []);
           await check();

@@ -50,7 +50,6 @@ async function open(from, name) {
   $('loading').hidden = false;
   state(`Loading ${name}`);
   try {
-    await isolated();
     const loaded = await load(from, {
       signal: own.signal,
       context: value('context'),
@@ -306,5 +305,5 @@ async function list() {
   );
 }
 
+isolated().then(keep);
 list();
-keep();

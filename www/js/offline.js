@@ -12,17 +12,18 @@ const registered = workers?.register('sw.js', { type: 'classic', updateViaCache:
 
 /**
  * Resolves when it is decided whether threads can be had. On a first visit without isolation headers the page reloads
- * instead, and this never resolves. A person who has begun to use the page is not interrupted: threads come with the next page.
+ * instead, and this never resolves. Call it when the page starts: a person who has begun to use it is not interrupted, and
+ * gets threads with the next page.
  */
 export async function isolated() {
   if (window.crossOriginIsolated || !workers || navigator.hardwareConcurrency < 2) return;
   if (marked()) return;
-  let busy = false;
-  const touch = () => (busy = true);
-  for (const event of ['pointerdown', 'keydown', 'drop']) addEventListener(event, touch, { once: true, capture: true });
+  const used = new Promise((done) => {
+    for (const event of ['pointerdown', 'keydown', 'drop']) addEventListener(event, () => done(false), { once: true, capture: true });
+    setTimeout(done, PATIENCE, false);
+  });
   const ready = registered.then((registration) => registration && workers.ready).then((found) => found && controlled());
-  const found = await Promise.race([ready, new Promise((done) => setTimeout(done, PATIENCE))]);
-  if (!found || busy || !mark()) return;
+  if (!(await Promise.race([used, ready])) || !mark()) return;
   location.reload();
   await new Promise(() => {});
 }

@@ -18,6 +18,7 @@ const frames = new Frames((text) => {
   follower.added();
 });
 
+const isolation = isolated();
 let model;
 let loading;
 let running;
@@ -46,7 +47,7 @@ function toAddress() {
 /** The model, loaded at the first call. */
 function ready() {
   loading ??= (async () => {
-    await isolated();
+    await isolation;
     model = await load(file('models/shakespeare.gguf'), { cache: false });
     $('size').textContent = bytes(model.info.fileBytes ?? model.info.packedBytes);
     $('bits').textContent = number(model.info.bitsPerWeight);
