@@ -3,14 +3,15 @@
 //   node web/serve.mjs [--port 8080] [--host 127.0.0.1] [--root target/site] [--no-isolation] [--no-build]
 //
 // Sends the headers that threads need (COOP and COEP); with --no-isolation it does not, as many static hosts.
-// No cache of its own, no compression, no listings of folders.
+// Text and WebAssembly go gzipped to those who take it. No listings of folders.
 
 import { spawnSync } from 'node:child_process';
-import { createReadStream, existsSync, readdirSync, realpathSync, statSync } from 'node:fs';
+import { createReadStream, existsSync, readFileSync, readdirSync, realpathSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { dirname, extname, join, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { parseArgs, promisify } from 'node:util';
+import { gzip } from 'node:zlib';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const project = dirname(here);
@@ -29,13 +30,22 @@ const TYPES = {
   '.webmanifest': 'application/manifest+json',
 };
 
+/** Types that gzip makes smaller. Models are not among them: they are dense, and their length must be known. */
+const COMPRESSED = new Set(['.css', '.html', '.js', '.json', '.mjs', '.svg', '.txt', '.wasm', '.webmanifest']);
+
 /**
  * A server of the files under `root`, not yet listening. `prefix` is the path it answers under (`/some/folder/`);
- * `isolation` sends COOP and COEP; `served` is told each path that was answered with a file, and its bytes.
+ * `isolation` sends COOP and COEP; `served` is told each path that was answered with a file, and the bytes sent.
  */
 export function createSiteServer({ root, isolation = true, prefix = '/', served = () => {} }) {
   const base = realpathSync(root);
-  return createServer((request, response) => {
+  /** Gzipped files by path, with the tag of the file that they were made from. */
+  const packed = new Map();
+  const pack = (path, etag) => {
+    if (packed.get(path)?.etag !== etag) packed.set(path, { etag, bytes: promisify(gzip)(readFileSync(path)) });
+    return packed.get(path).bytes;
+  };
+  const answer = async (request, response) => {
     const fail = (status, words, headers = {}) => {
       response.writeHead(status, { 'Content-Type': 'text/plain; charset=utf-8', ...headers });
       response.end(`${words}\n`);
@@ -47,10 +57,14 @@ export function createSiteServer({ root, isolation = true, prefix = '/', served 
     const { size, mtimeMs, folder } = file;
     if (folder) return fail(308, 'see there', { Location: `${request.url.replace(/[?#].*/s, '')}/` });
 
-    const etag = `"${size.toString(16)}-${Math.floor(mtimeMs).toString(16)}"`;
+    const extension = extname(file.path).toLowerCase();
+    const zipped = COMPRESSED.has(extension) && /\bgzip\b/.test(request.headers['accept-encoding'] ?? '') && !request.headers.range;
+    const plainTag = `"${size.toString(16)}-${Math.floor(mtimeMs).toString(16)}"`;
+    const etag = zipped ? plainTag.replace(/"$/, '-gzip"') : plainTag;
     const headers = {
-      'Content-Type': TYPES[extname(file.path).toLowerCase()] ?? 'application/octet-stream',
+      'Content-Type': TYPES[extension] ?? 'application/octet-stream',
       'Accept-Ranges': 'bytes',
+      Vary: 'Accept-Encoding',
       // Stored, but asked for again: a rebuilt site is seen at once.
       'Cache-Control': 'no-cache',
       ETag: etag,
@@ -69,6 +83,13 @@ export function createSiteServer({ root, isolation = true, prefix = '/', served 
     const range = rangeOf(request.headers, size, etag);
     if (range === null) return fail(416, 'no such range', { 'Content-Range': `bytes */${size}` });
     const { start, end } = range ?? { start: 0, end: size - 1 };
+    if (zipped) {
+      const bytes = await pack(file.path, etag);
+      response.writeHead(200, { ...headers, 'Content-Encoding': 'gzip', 'Content-Length': bytes.length });
+      if (request.method === 'HEAD') return response.end();
+      served(path, bytes.length);
+      return response.end(bytes);
+    }
     headers['Content-Length'] = end - start + 1;
     if (range) headers['Content-Range'] = `bytes ${start}-${end}/${size}`;
     response.writeHead(range ? 206 : 200, headers);
@@ -78,7 +99,9 @@ export function createSiteServer({ root, isolation = true, prefix = '/', served 
     stream.on('error', () => response.destroy());
     response.on('close', () => stream.destroy());
     stream.pipe(response);
-  });
+  };
+  // A file may vanish between two looks at it.
+  return createServer((request, response) => answer(request, response).catch(() => response.destroy()));
 }
 
 /** Listens; gives the address of the first page. */
