@@ -273,7 +273,7 @@ describe('Shakespeare', () => {
       await page.goto(`${host.url}shakespeare.html#seed=${i}&length=500`);
       if (i > 0) await page.reload();
       await until(page, '#status', 'Finished after 500 characters');
-      await until(page, '#offline', 'Works offline');
+      await until(page, '#offline', 'Works offline.');
       times.push(Math.round(await page.evaluate(() => performance.getEntriesByName('first-token')[0].startTime)));
     }
     const warm = times.slice(1).sort((a, b) => a - b);
@@ -516,7 +516,7 @@ describe('hosts', () => {
     const { page, check } = await visit(browser, host.url, { serviceWorkers: 'allow' });
     const count = loads(page);
     await page.goto(`${host.url}shakespeare.html#seed=7&length=500`);
-    await until(page, '#offline', 'Works offline');
+    await until(page, '#offline', 'Works offline.');
     assert.equal(await page.evaluate(() => crossOriginIsolated), true);
     assert.equal(count.n, 1);
     await check();
@@ -549,7 +549,7 @@ describe('hosts', () => {
     const deep = await serve({ isolation: false, prefix: '/some/folder/' });
     const { page, check } = await visit(browser, deep.url, { serviceWorkers: 'allow' });
     await page.goto(deep.url);
-    await until(page, '#offline', 'Works offline');
+    await until(page, '#offline', 'Works offline.');
     await draw(page, HANDWRITING[3]);
     await until(page, '#answer', '3');
     await page.getByRole('link', { name: 'Shakespeare' }).click();
@@ -564,9 +564,9 @@ describe('hosts', () => {
       const gone = await serve({ isolation });
       const { page, check } = await visit(browser, gone.url, { serviceWorkers: 'allow' });
       await page.goto(gone.url);
-      await until(page, '#offline', 'Works offline');
+      await until(page, '#offline', 'Works offline.');
       await page.goto(`${gone.url}shakespeare.html#seed=7&length=500`);
-      await until(page, '#offline', 'Works offline');
+      await until(page, '#offline', 'Works offline.');
       await gone.close();
 
       await page.goto(gone.url);
@@ -592,7 +592,7 @@ describe('hosts', () => {
     const changing = await serve({ root });
     const { page, check } = await visit(browser, changing.url, { serviceWorkers: 'allow' });
     await page.goto(changing.url);
-    await until(page, '#offline', 'Works offline');
+    await until(page, '#offline', 'Works offline.');
     const replace = (name, from, to) => {
       const text = readFileSync(join(root, name), 'utf8');
       assert.ok(text.includes(from), `${name} has no ${from}`);
@@ -619,7 +619,7 @@ describe('hosts', () => {
     const first = await serve();
     const { page, check } = await visit(browser, first.url, { serviceWorkers: 'allow' });
     await page.goto(first.url);
-    await until(page, '#offline', 'Works offline');
+    await until(page, '#offline', 'Works offline.');
     await draw(page, HANDWRITING[5]);
     await until(page, '#answer', '5');
     const sent = first.served.reduce((sum, [, bytes]) => sum + bytes, 0);

@@ -50,7 +50,7 @@ export function engine(info) {
 
 /** Stores what the page has loaded, and says so at the foot of the page. */
 export async function keep() {
-  $('offline').hidden = !(await store());
+  if (await store()) $('offline').textContent = 'Works offline.';
 }
 
 /** The address of one of the site's own files. */
