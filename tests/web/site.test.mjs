@@ -580,6 +580,7 @@ describe('hosts', () => {
       assert.equal(await playText(page), ROMEO);
       // The other pages open, too, and a model from the device runs on the engine that is there.
       await page.getByRole('link', { name: 'Your model' }).click();
+      await page.waitForURL(/model\.html$/);
       await drop(page, 'tiny.gguf', tiny('llama-tq2_0'));
       await until(page, '#card h2', 'tiny');
       await check();

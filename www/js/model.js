@@ -201,7 +201,8 @@ async function send() {
   const at = chats ? follower : reader;
   at.toEnd();
   const frames = new Frames((more) => {
-    node.appendData(more);
+    // Chat answers often begin with blank lines; a text that is continued keeps them.
+    node.appendData(chats && node.length === 0 ? more.trimStart() : more);
     at.added();
   });
   place.setAttribute('aria-busy', 'true');
