@@ -161,6 +161,19 @@ const steps = [
     },
   },
   {
+    name: 'pages',
+    about: 'the npm package in Node, in Chromium and in an app that installs it; the demo site as people use it',
+    slow: true,
+    async run(step) {
+      if (!existsSync(join(root, 'dist', 'index.js'))) throw new Error('the package is not built; run the step web first');
+      if (!debian(step, { chromium: 'chromium' }, [])) return;
+      const files = readdirSync(join(root, 'tests', 'web')).filter((file) => file.endsWith('.test.mjs'));
+      // One after the other: their pages measure time.
+      const test = ['--test', '--test-concurrency=1', '--test-reporter=spec', ...files.map((file) => join('tests', 'web', file))];
+      await command(process.execPath, test);
+    },
+  },
+  {
     name: 'fuzz',
     about: 'fuzz targets build and survive a few seconds each',
     slow: true,
@@ -307,7 +320,7 @@ class Result {
   }
 
   read(line) {
-    const tests = line.match(/^test result: .*? (\d+) passed/);
+    const tests = line.match(/^test result: .*? (\d+) passed/) ?? line.match(/^\S* ?pass (\d+)$/);
     if (tests) this.tests += Number(tests[1]);
     const kernels = line.match(/kernels exercised: (.*)$/);
     if (kernels) this.kernels.add(kernels[1]);

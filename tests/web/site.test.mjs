@@ -14,9 +14,9 @@ import { after, before, describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 
 import { HANDWRITING } from './handwriting.mjs';
-import { BLANK, ROMEO } from './site-expected.mjs';
 import { assemble, draw, drop, launch, PAGES, project, screenshot, serve, site, tiny, until, visit, withText } from './site-support.mjs';
 
+const { romeo: { text: ROMEO }, blank: { text: BLANK } } = JSON.parse(readFileSync(new URL('expected.json', import.meta.url), 'utf8')).pages;
 const KERNELS = /^(relaxed-simd|simd128|scalar), \d+ threads?$/;
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
