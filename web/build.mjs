@@ -3,7 +3,7 @@
 //   node web/build.mjs [--dev] [--check] [--no-ts] [VARIANT]...
 //
 // Builds the variants that are named, or all, and the TypeScript. --dev: in a fraction of the time, larger and slower.
-// --check: builds nothing, and fails where a file that is there exceeds its budget. Installs what it needs by package name
+// --check: builds nothing, and fails where a file is missing or exceeds its budget. Installs what it needs by package name
 // (rustup's target and rust-src, wasm-pack, wasm-bindgen-cli); npm's packages (`npm ci`) must be there.
 
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -132,6 +132,8 @@ function main(words) {
     }
     if (!flags.includes('--no-ts')) typescript();
   }
+  const missing = Object.keys(variants).filter((name) => !existsSync(wasm(name)));
+  if (flags.includes('--check') && missing.length > 0) throw new Error(`not built: ${missing.join(', ')}`);
   const exceeded = sizes();
   if (!dev && exceeded.length > 0) throw new Error(`over budget: ${exceeded.join(', ')}`);
 }

@@ -1,10 +1,8 @@
-//! sterna-web: the bindings that the npm package's worker calls. JavaScript above them ([web/ts]) brings streams, caches and
+//! sterna-web: the bindings that the npm package's worker calls. TypeScript above them (web/ts) brings streams, caches and
 //! workers; core below them computes.
 //!
 //! Everything is synchronous and blocks, so it belongs into a worker. Values that go out are numbers, texts and arrays;
 //! compound ones are JSON. What is thrown is an `Error` with a `code` (see [`error`]).
-//!
-//! [web/ts]: https://www.typescriptlang.org
 
 mod bench;
 mod card;
