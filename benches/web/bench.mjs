@@ -6,17 +6,13 @@
 // benches/make_shape_model.py (0.6b, vocabulary 32,000; needs Python with numpy). Needs `npm run build`, a Chromium on PATH and,
 // once, npm's @wllama/wllama, put under target/tools. Prints a table of medians; --json writes all measurements.
 
-import { execFileSync, spawnSync } from 'node:child_process';
-import { createReadStream, existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
-import { cpus } from 'node:os';
-import { dirname, extname, join, normalize } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { chromium } from 'playwright-core';
 
-const here = dirname(fileURLToPath(import.meta.url));
-const root = join(here, '..', '..');
+import { about, launch, root, serve, toPage } from './support.mjs';
+
 const WLLAMA = '3.8.1';
 
 const { values: options } = parseArgs({
@@ -43,16 +39,13 @@ const cases = [
 ].filter(({ what }) => !options.only || what === options.only);
 
 const wllama = join(root, 'target', 'tools', 'wllama');
-const served = {
-  '/': join(here, 'page.html'),
-  '/sterna/': join(root, 'dist'),
+const folders = {
   '/wllama/': join(wllama, 'node_modules', '@wllama', 'wllama', 'esm'),
   '/models/': options.models,
 };
 
 function prepare() {
-  if (!existsSync(join(root, 'dist', 'index.js'))) throw new Error('dist/ is not built: npm run build');
-  if (!existsSync(served['/wllama/'])) {
+  if (!existsSync(folders['/wllama/'])) {
     execFileSync('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--prefix', wllama, `@wllama/wllama@${WLLAMA}`], { stdio: 'inherit' });
   }
   mkdirSync(options.models, { recursive: true });
@@ -64,33 +57,12 @@ function prepare() {
   }
 }
 
-function serve() {
-  const types = { '.html': 'text/html', '.js': 'text/javascript', '.wasm': 'application/wasm' };
-  const server = createServer((request, response) => {
-    const path = normalize(decodeURIComponent(new URL(request.url, 'http://x').pathname));
-    const mount = Object.keys(served).reverse().find((start) => path.startsWith(start));
-    const file = path === '/' ? served['/'] : join(served[mount], path.slice(mount.length));
-    if (!existsSync(file) || !statSync(file).isFile()) return response.writeHead(404).end();
-    response.writeHead(200, {
-      'content-type': types[extname(file)] ?? 'application/octet-stream',
-      'content-length': statSync(file).size,
-      'cross-origin-opener-policy': 'same-origin',
-      'cross-origin-embedder-policy': 'require-corp',
-    });
-    if (request.method === 'HEAD') return response.end();
-    createReadStream(file).pipe(response);
-  });
-  return new Promise((done) => server.listen(0, '127.0.0.1', () => done(server)));
-}
-
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)];
 
 async function main() {
   prepare();
-  const executable = spawnSync('sh', ['-c', 'command -v chromium || command -v chromium-browser || command -v google-chrome']).stdout.toString().trim();
-  if (!executable) throw new Error('no chromium on PATH');
-  const server = await serve();
-  const browser = await chromium.launch({ executablePath: executable, args: ['--no-sandbox', '--disable-gpu'] });
+  const server = await serve(folders);
+  const browser = await launch();
   // A word a token, more or less: the vocabulary merges letters in pairs and threes. What counts is reported by each side.
   const prompt = Array.from({ length: Math.round(Number(options.prompt) / 2) }, (_, i) => ['the', 'sea', 'and', 'a', 'tern'][i % 5]).join(' ');
   const results = [];
@@ -99,10 +71,7 @@ async function main() {
       for (const threads of options.threads.split(',').map(Number)) {
         for (const { what, format, slow, ...more } of cases) {
           // A new page each time, so that no side inherits memory or compiled code.
-          const page = await browser.newPage();
-          page.setDefaultTimeout(600_000);
-          await page.goto(`http://127.0.0.1:${server.address().port}/`);
-          await page.waitForFunction(() => window.ready);
+          const page = await toPage(browser, server);
           const wanted = { model: `models/${format}.gguf`, threads, prompt, tokens: slow ? 4 : Number(options.tokens), ...more };
           let result;
           try {
@@ -121,11 +90,9 @@ async function main() {
     await browser.close();
     server.close();
   }
-  const chrome = spawnSync(executable, ['--version']).stdout.toString().trim();
-  const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root }).stdout.toString().trim();
-  const about = { cpu: cpus()[0].model, browser: chrome, wllama: WLLAMA, commit, date: new Date().toISOString(), command: ['node', 'benches/web/bench.mjs', ...process.argv.slice(2)].join(' ') };
-  if (options.json) writeFileSync(options.json, `${JSON.stringify({ about, results }, null, 1)}\n`);
-  console.log(`${about.cpu}; ${about.browser}; @wllama/wllama ${WLLAMA}; commit ${commit}; ${about.date}\n${about.command}\n`);
+  const machine = { ...about(), wllama: WLLAMA };
+  if (options.json) writeFileSync(options.json, `${JSON.stringify({ machine, results }, null, 1)}\n`);
+  console.log(`${machine.cpu}; ${machine.browser}; @wllama/wllama ${WLLAMA}; commit ${machine.commit}; ${machine.date}\n${machine.command}\n`);
   console.log('| threads | file | engine | kernel | prompt | prefill t/s | decode t/s | load s |\n| ---: | --- | --- | --- | ---: | ---: | ---: | ---: |');
   for (const threads of options.threads.split(',').map(Number)) {
     for (const { what, format, relaxed, kernel } of cases) {
