@@ -17,8 +17,8 @@ pub struct Compute<'a> {
 
 /// Tasks a thread gets of one product: more even out threads of unequal speed, each costs a hand-over.
 const TASKS_A_THREAD: usize = 4;
-/// Weights below which a product is not worth spreading.
-const SMALL: usize = 1 << 16;
+/// Weights below which a product is not worth spreading. Waking a worker of a browser takes as long as a million weights do.
+const SMALL: usize = if cfg!(target_family = "wasm") { 1 << 20 } else { 1 << 16 };
 
 impl Compute<'_> {
     /// `out = x m^T`: `x` is `[tokens, cols]`, `m` `[rows, cols]`, `out` `[tokens, rows]`. `scratch` holds the quantized
