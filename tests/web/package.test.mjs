@@ -169,8 +169,10 @@ describe('in Node', () => {
   });
 
   test('stop texts, greedy text, the end of the context, and beyond it', async () => {
-    const stopped = model.generate(cases[0].prompt, { ...cases[0].options, stop: ['BUCK', 'zzz'] });
-    assert.equal(await stopped.text(), cases[0].text.split('BUCK')[0]);
+    // Of what is recorded, a part of a word in its middle.
+    const half = cases[0].text.slice(100, 104);
+    const stopped = model.generate(cases[0].prompt, { ...cases[0].options, stop: [half, 'zzz'] });
+    assert.equal(await stopped.text(), cases[0].text.split(half)[0]);
     assert.equal(stopped.finishReason, 'stop');
     const full = model.generate('A', { seed: 5 });
     await full.text();
@@ -472,7 +474,7 @@ describe('in Node', () => {
       timeout: 60_000,
     });
     assert.equal(done.status, 0, done.stderr);
-    assert.equal(done.stdout.trim(), 'The man w');
+    assert.equal(done.stdout.trim(), cases[0].text.slice(0, 10).trim());
   });
 });
 
