@@ -2,7 +2,7 @@
 //! workers; core below them computes.
 //!
 //! Everything is synchronous and blocks, so it belongs into a worker. Values that go out are numbers, texts and arrays;
-//! compound ones are JSON. What is thrown is an `Error` with a `code` (see [`error`]).
+//! compound ones are JSON. What is thrown is an `Error` with a `code` (see `error.rs`).
 
 mod bench;
 mod card;
