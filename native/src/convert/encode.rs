@@ -109,11 +109,12 @@ pub struct Encoded {
 /// Says whether to stop.
 pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Encodes in a float format, or another with a quantizer of its own.
+/// Encodes in a float format, or another with a quantizer of its own. Masters become what the model makes of them whenever it
+/// runs, unless a rule was `chosen`.
 ///
 /// # Errors
 /// Values that the format cannot hold, by the tensor's name.
-pub fn plain(tensor: &Tensor<'_>, format: Format, stop: Stop<'_>) -> Result<Encoded> {
+pub fn plain(tensor: &Tensor<'_>, format: Format, chosen: bool, stop: Stop<'_>) -> Result<Encoded> {
     if let Some((own, bytes)) = tensor.blocks()
         && own == format
     {
@@ -121,17 +122,32 @@ pub fn plain(tensor: &Tensor<'_>, format: Format, stop: Stop<'_>) -> Result<Enco
         let bytes = bytes.get(..size).with_context(|| format!("{} is cut short", tensor.place))?.to_vec();
         return Ok(Encoded { bytes, sums: Sums::default(), fidelity: Fidelity::Exact });
     }
+    let trained = match &tensor.trained {
+        Some((rule, dtype)) if !chosen => Some((rule.method, trained_scale(tensor, dtype, stop)?)),
+        _ => None,
+    };
     let (bytes, sums) = by_rows(tensor, format, &Dtype::F32, stop, |weights, out, stored| {
         let start = out.len();
-        format.quantize(weights, out)?;
+        match trained {
+            None => format.quantize(weights, out)?,
+            Some((method, scale)) => {
+                let size = f16_to_f32(scale.bits);
+                let value = |&weight: &f32| f32::from(method.code(weight, scale.cut)) * size;
+                format.quantize(&weights.iter().map(value).collect::<Vec<f32>>(), out)?;
+            }
+        }
         Ok(format.dequantize(&out[start..], stored)?)
     })?;
-    let fidelity = if sums.error == 0.0 { Fidelity::Exact } else { Fidelity::Float };
+    let fidelity = match trained {
+        Some(_) => Fidelity::Trained,
+        None if sums.error == 0.0 => Fidelity::Exact,
+        None => Fidelity::Float,
+    };
     Ok(Encoded { bytes, sums, fidelity })
 }
 
 /// Encodes in a ternary format: exactly where the weights are ternary already, as the model was trained where it says so, else by
-/// `rule`. `buffer` is the type to which weights are rounded first; with `keep_out` nothing may be lost.
+/// `rule`. `buffer` is the type to which weights are rounded first; with `lossless` no rule is.
 ///
 /// # Errors
 /// Weights that are not finite; with `lossless`, weights that are not ternary.
@@ -162,15 +178,7 @@ pub fn ternary(
     }
     match &tensor.trained {
         Some((trained, dtype)) if !chosen => {
-            let weights = all(tensor, &Dtype::F32, stop)?;
-            let mean = mean_magnitude(&weights).max(1e-5);
-            let bits = f32_to_f16(rounded(mean, dtype));
-            if !mean.is_finite() || f16_is_bad(bits) {
-                bail!("{}: a weight is NaN or infinite, or too large for an f16 scale", tensor.place);
-            }
-            // The cut is that of the unrounded mean, as in the model's own code.
-            let scale = Scale { bits, cut: 0.5 * mean };
-            drop(weights);
+            let scale = trained_scale(tensor, dtype, stop)?;
             by_scales(tensor, format, *trained, buffer, Some(scale), Fidelity::Trained, stop)
         }
         _ if lossless => bail!(
@@ -195,6 +203,17 @@ pub fn ternary(
             by_scales(tensor, format, rule, buffer, scale, Fidelity::Rule, stop)
         }
     }
+}
+
+/// The scale of BitNet's rule on a whole matrix, rounded to the type that the model computes in. The cut is that of the unrounded
+/// mean, as in the model's own code.
+fn trained_scale(tensor: &Tensor<'_>, dtype: &Dtype, stop: Stop<'_>) -> Result<Scale> {
+    let mean = mean_magnitude(&all(tensor, &Dtype::F32, stop)?).max(1e-5);
+    let bits = f32_to_f16(rounded(mean, dtype));
+    if !mean.is_finite() || f16_is_bad(bits) {
+        bail!("{}: a weight is NaN or infinite, or too large for an f16 scale", tensor.place);
+    }
+    Ok(Scale { bits, cut: 0.5 * mean })
 }
 
 fn size(tensor: &Tensor<'_>, format: Format) -> Result<usize> {

@@ -12,6 +12,10 @@ pub mod report;
 pub mod validate;
 pub mod weights;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -198,7 +202,7 @@ impl Choice {
     }
 }
 
-fn choose(tensor: &Tensor<'_>, options: &Options, notes: &mut Vec<String>) -> Result<Choice> {
+fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> Result<Choice> {
     let own = tensor.blocks().map(|(format, _)| format);
     let kept = tensor.names.iter().any(|name| options.keep.iter().any(|pattern| matches(pattern, name)));
     let asked = match tensor.role {
@@ -214,7 +218,7 @@ fn choose(tensor: &Tensor<'_>, options: &Options, notes: &mut Vec<String>) -> Re
         let whole = tensor.cols.is_multiple_of(asked.block_len());
         let format = if whole { asked } else { Format::F16 };
         if !whole {
-            notes.push(fallback(tensor, asked, format));
+            *fallbacks.entry((tensor.cols, asked.name(), format.name())).or_default() += 1;
         }
         return Ok(Choice::Plain(format));
     }
@@ -238,26 +242,22 @@ fn choose(tensor: &Tensor<'_>, options: &Options, notes: &mut Vec<String>) -> Re
     let smaller = [Format::PQ2_0, Format::Q2_0].into_iter().skip(usize::from(asked != Format::PTQ1_0));
     let found = smaller.filter(|format| cols.is_multiple_of(format.block_len()) && options.group.is_none()).next();
     let format = found.unwrap_or(Format::F16);
-    notes.push(fallback(tensor, asked, format));
+    *fallbacks.entry((tensor.cols, asked.name(), format.name())).or_default() += 1;
     Ok(if format == Format::F16 { Choice::Plain(format) } else { Choice::Ternary(format, rule(format)) })
 }
 
-fn fallback(tensor: &Tensor<'_>, asked: Format, taken: Format) -> String {
-    format!(
-        "{}: rows of {} are not whole blocks of {} ({}); stored as {}",
-        tensor.name,
-        tensor.cols,
-        asked.name(),
-        asked.block_len(),
-        taken.name()
-    )
-}
+/// How many tensors have rows of so many columns that are no whole blocks of the format asked for, and what they take instead.
+type Fallbacks = BTreeMap<(usize, &'static str, &'static str), usize>;
 
 /// Writes all tensors as `options` say.
 fn write(out: &Path, mut metadata: Metadata, tensors: &[Tensor<'_>], options: &Options) -> Result<Report> {
-    let mut notes = Vec::new();
-    let choices: Vec<Choice> =
-        tensors.iter().map(|tensor| choose(tensor, options, &mut notes)).collect::<Result<_>>()?;
+    let mut fallbacks = Fallbacks::new();
+    let choices = tensors.iter().map(|tensor| choose(tensor, options, &mut fallbacks));
+    let choices: Vec<Choice> = choices.collect::<Result<_>>()?;
+    let notes = fallbacks.iter().map(|((cols, asked, taken), tensors)| {
+        format!("{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are stored as {taken}")
+    });
+    let notes = notes.collect();
     for pattern in &options.keep {
         if !tensors.iter().any(|tensor| tensor.names.iter().any(|name| matches(pattern, name))) {
             bail!("--keep {pattern} matches no tensor; names are those of the checkpoint or of the GGUF");
@@ -284,7 +284,7 @@ fn write(out: &Path, mut metadata: Metadata, tensors: &[Tensor<'_>], options: &O
     let (started, mut read, mut done) = (Instant::now(), 0, Vec::new());
     for (tensor, choice) in tensors.iter().zip(&choices) {
         let Encoded { bytes, sums, fidelity } = match *choice {
-            Choice::Plain(format) => encode::plain(tensor, format, &stop)?,
+            Choice::Plain(format) => encode::plain(tensor, format, options.chosen, &stop)?,
             Choice::Ternary(format, rule) => {
                 encode::ternary(tensor, format, rule, options.chosen, &options.buffer, options.lossless, &stop)?
             }
@@ -429,45 +429,4 @@ impl Drop for Part {
 /// Whether nothing was rounded by a rule.
 pub fn is_lossless(report: &Report) -> bool {
     report.tensors.iter().all(|tensor| !tensor.ternary || tensor.fidelity != Fidelity::Rule)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_match_as_in_a_shell() {
-        for (pattern, text, expected) in [
-            ("blk.0.*", "blk.0.attn_q.weight", true),
-            ("blk.0.*", "blk.10.attn_q.weight", false),
-            ("*.ffn_down.weight", "blk.3.ffn_down.weight", true),
-            ("*down*", "blk.3.ffn_down.weight", true),
-            ("blk.?.attn_q.weight", "blk.3.attn_q.weight", true),
-            ("blk.?.attn_q.weight", "blk.33.attn_q.weight", false),
-            ("", "", true),
-            ("*", "", true),
-            ("a*b*c", "aXbYbZc", true),
-            ("a*b*c", "aXbYbZ", false),
-        ] {
-            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
-        }
-    }
-
-    #[test]
-    fn a_part_that_is_not_kept_is_gone() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let out = dir.path().join("deep/x.gguf");
-        drop(Part::create(&out).unwrap());
-        assert_eq!(fs::read_dir(dir.path().join("deep")).unwrap().count(), 0);
-        Part::create(&out).unwrap().keep(&out).unwrap();
-        assert!(out.is_file() && fs::read_dir(dir.path().join("deep")).unwrap().count() == 1);
-    }
-
-    #[test]
-    fn formats_are_named_as_they_print() {
-        for format in FORMATS {
-            assert_eq!(format_named(&format.name().to_lowercase()).unwrap(), format);
-        }
-        assert!(format_named("Q4_K").unwrap_err().to_string().contains("TQ2_0"));
-    }
 }

@@ -61,6 +61,7 @@ struct Group {
     before: u64,
     after: u64,
     sums: Sums,
+    ternary: bool,
     fidelity: Option<Fidelity>,
 }
 
@@ -71,6 +72,7 @@ impl Group {
         self.before += done.bytes_before;
         self.after += done.bytes_after;
         self.sums.add(&done.sums);
+        self.ternary |= done.ternary;
         // The least true of them speaks for all.
         self.fidelity = self.fidelity.max_by_loss(done.fidelity);
     }
@@ -130,7 +132,6 @@ impl Report {
     pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let (groups, total) = self.groups();
         let row = |kind: &str, format: &str, group: &Group| {
-            let ternary = !format.is_empty() && group.sums.norm > 0.0 && group.fidelity != Some(Fidelity::Float);
             let share = |x: f64| format!("{:.1} %", 100.0 * x);
             vec![
                 kind.to_owned(),
@@ -140,7 +141,11 @@ impl Report {
                 text::bytes(group.before),
                 text::bytes(group.after),
                 format!("{:.3}", group.bits()),
-                if ternary { share(group.sums.zeros as f64 / (group.elements as f64).max(1.0)) } else { String::new() },
+                if group.ternary && !format.is_empty() {
+                    share(group.sums.zeros as f64 / (group.elements as f64).max(1.0))
+                } else {
+                    String::new()
+                },
                 if format.is_empty() { String::new() } else { format!("{:.4}", group.sums.relative_error()) },
                 words(if format.is_empty() { None } else { group.fidelity }).to_owned(),
             ]
