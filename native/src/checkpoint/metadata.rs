@@ -70,7 +70,8 @@ impl Hyper {
             None => return Err(config.wrong("intermediate_size", "the model's sizes must be there")),
         };
         let eps_key = if gpt2 { "layer_norm_epsilon" } else { "rms_norm_eps" };
-        let eps = config.float(eps_key)?.unwrap_or(if gpt2 { 1e-5 } else { 1e-6 }) as f32;
+        let usual = if matches!(style, Style::Gpt2 | Style::Phi3 | Style::BitNet) { 1e-5 } else { 1e-6 };
+        let eps = config.float(eps_key)?.unwrap_or(usual) as f32;
         if !(eps > 0.0 && eps < 1.0) {
             return Err(config.wrong(eps_key, "it must be a small positive number"));
         }

@@ -316,7 +316,8 @@ fn from_pair(vocab: &Value, merges: &str) -> Result<Vocabulary> {
     let merges = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
     Ok(Vocabulary {
         model: "gpt2",
-        kinds: vec![NORMAL; tokens.len()],
+        // No other file of this form says which tokens are special.
+        kinds: tokens.iter().map(|text| if looks_special(text) { CONTROL } else { NORMAL }).collect(),
         tokens,
         scores: Vec::new(),
         merges: merges.map(str::to_owned).collect(),

@@ -296,6 +296,11 @@ fn by_rows(
         let n = part.len() / row_bytes;
         let (mut weights, mut stored) = (vec![0.0; n * cols], vec![0.0; n * cols]);
         tensor.read(i * rows, &mut weights)?;
+        // A sum of products with zero is NaN where one of them is.
+        if weights.iter().map(|weight| weight * 0.0).sum::<f32>() != 0.0 {
+            let at = weights.iter().position(|weight| !weight.is_finite()).unwrap_or(0);
+            bail!("{}: element {} is {}; the checkpoint is damaged", tensor.place, i * rows * cols + at, weights[at]);
+        }
         if *buffer != Dtype::F32 {
             weights.iter_mut().for_each(|weight| *weight = rounded(*weight, buffer));
         }

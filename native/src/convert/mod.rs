@@ -342,7 +342,9 @@ fn describe(metadata: &mut Metadata, tensors: &[Tensor<'_>], choices: &[Choice])
         Format::Q2_0 => Some(41),
         _ => None,
     });
+    // In this order, whatever was there before.
     metadata.remove("general.file_type");
+    metadata.remove("general.quantization_version");
     if let Some(file_type) = file_type {
         metadata.insert("general.file_type", file_type);
     }

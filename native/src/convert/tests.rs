@@ -195,7 +195,6 @@ fn what_is_ternary_stays_as_it_is() {
     let tq = to("b.gguf", "c.gguf", Format::Q2_0).unwrap();
     to("c.gguf", "d.gguf", Format::I2_S).unwrap();
     assert!(to("d.gguf", "e.gguf", Format::Q2_0).unwrap() == tq);
-    convert("qwen2", &path("q.gguf"), &options(Format::Q2_0));
     convert("llama", &path("l.gguf"), &options(Format::Q2_0));
     let error = to("l.gguf", "x.gguf", Format::PQ2_0).unwrap_err().to_string();
     assert!(error.contains("blk.0.attn_q.weight") && error.contains("groups of 128"), "{error}");
@@ -321,7 +320,7 @@ fn hostile_checkpoints_are_one_error_that_names_file_and_tensor() {
                 fs::write(&path, bytes).unwrap();
             })
             .1,
-            &["tensor model."],
+            &["tensor ", "is NaN; the checkpoint is damaged"],
         ),
         (
             changed("phi3", |dir| edit(&dir.join("tokenizer.json"), "\"BPE\"", "\"Unigram\"")).1,
