@@ -72,9 +72,10 @@ fn in_f16_logits_are_those_of_transformers() {
         let out = dir.path().join(format!("{name}.gguf"));
         let report = convert(name, &out, &options(Format::F16));
         assert!(is_lossless(&report) && report.validated.is_some());
-        let found = error(&logits(&out, name), &table(name, "float"));
-        println!("{name}: F16 logits differ by {found:.2e}");
-        assert!(found < 1e-3, "{name}: {found}");
+        let (ours, theirs) = (logits(&out, name), table(name, "float"));
+        let (found, cached) = (error(&[ours.concat()], &[theirs.concat()]), error(&ours, &table(name, "f16 cache")));
+        println!("{name}: F16 logits differ by {found:.2e}, by {cached:.2e} where the reference has a cache in f16");
+        assert!(found < 1e-3 && cached < 2e-4, "{name}: {found} {cached}");
     }
 }
 
@@ -132,7 +133,7 @@ fn ternary_weights_are_those_of_a_second_implementation() {
         from_gguf(&out, &floats, &Options { quant: Some(Format::F32), ..Options::default() }).unwrap();
         let found = error(&logits(&floats, name), &expected);
         println!("{name} {} {key}: logits of the dequantized weights differ by {found:.2e}", format.name());
-        assert!(found < 1e-3, "{name} {format:?}: {found}");
+        assert!(found < 2e-4, "{name} {format:?}: {found}");
         // As it runs, activations are int8.
         let ran = error(&logits(&out, name), &expected);
         println!("    with int8 activations by {ran:.2e}");
@@ -154,7 +155,7 @@ fn bitnet_is_one_file_however_it_is_packed() {
         if format.is_ternary() {
             let found = error(&logits(&path("bitnet", format), "bitnet"), &table("bitnet", "int8"));
             println!("bitnet {}: logits differ by {found:.2e}", format.name());
-            // The cache rounds keys and values to f16, which moves an int8 rounding now and then.
+            // The last bits of a sum move an int8 rounding now and then.
             assert!(found < 1e-2, "{format:?}: {found}");
         }
     }
@@ -255,7 +256,7 @@ fn changed(name: &str, change: impl FnOnce(&Path)) -> (tempfile::TempDir, String
     change(dir.path());
     let out = dir.path().join("out").join("x.gguf");
     let error = match from_checkpoint(dir.path(), &out, None, &options(Format::Q2_0)) {
-        Ok(_) => "no error".into(),
+        Ok(_) => return (dir, "no error".into()),
         Err(error) => format!("{error:#}"),
     };
     assert!(!out.exists());
