@@ -117,9 +117,10 @@ pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Opt
     let checkpoint = Checkpoint::open(dir)?;
     let plan = Plan::of(&checkpoint)?;
     let mut notes = Vec::new();
-    let name = model_name(&checkpoint, &plan, name);
+    let name = name.map_or_else(|| directory_name(dir), str::to_owned);
     let mut metadata = plan.metadata(checkpoint.config(), &name)?;
     tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
+    name_phi3(&plan, &name, &mut metadata);
     if plan.hyper.architecture == "bitnet-b1.58" {
         notes.push(
             "llama.cpp has no architecture with squared ReLU; this file runs in sterna and in bitnet.cpp's fork".into(),
@@ -368,20 +369,23 @@ fn check_header(metadata: &Metadata, declared: &[TensorDecl]) -> Result<()> {
     }
 }
 
-/// `general.name`. Phi-3's special tokens swallow the space after them, and readers tell such models by this name alone.
-fn model_name(checkpoint: &Checkpoint, plan: &Plan, name: Option<&str>) -> String {
-    let of_dir = || {
-        let path = checkpoint.dir().canonicalize().unwrap_or_else(|_| checkpoint.dir().to_owned());
-        path.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned())
-    };
-    let name = name.map_or_else(of_dir, str::to_owned);
+fn directory_name(dir: &Path) -> String {
+    let path = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    path.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Phi-3's special tokens swallow the space after them. Readers tell such models by their name alone, and then look for these
+/// tokens.
+fn name_phi3(plan: &Plan, name: &str, metadata: &mut Metadata) {
     let lower = name.to_lowercase();
-    let sentence_piece = checkpoint.dir().join("tokenizer.model").is_file();
-    if plan.family.style == family::Style::Phi3 && sentence_piece && !lower.contains("phi-3") && !lower.contains("phi3")
-    {
-        return format!("phi-3 {name}");
+    let named = lower.contains("phi-3") || lower.contains("phi3");
+    let has = |text: &str| {
+        metadata.strings("tokenizer.ggml.tokens").is_some_and(|tokens| tokens.iter().any(|token| token == text))
+    };
+    let sentence_piece = metadata.str("tokenizer.ggml.model") == Some("llama");
+    if plan.family.style == family::Style::Phi3 && !named && sentence_piece && has("<|endoftext|>") {
+        metadata.insert("general.name", format!("phi-3 {name}"));
     }
-    name
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
