@@ -116,7 +116,7 @@ impl Hyper {
                 for set in ["long", "short"] {
                     let key = format!("{set}_factor");
                     let values = rope.floats(&key)?.unwrap_or_default();
-                    if values.len() != self.rotated / 2 || values.iter().any(|factor| !(*factor > 0.0)) {
+                    if values.len() != self.rotated / 2 || !values.iter().all(|factor| *factor > 0.0) {
                         return Err(rope.wrong(&key, format!("it must be {} positive numbers", self.rotated / 2)));
                     }
                     factors.push((format!("rope_factors_{set}.weight"), values));

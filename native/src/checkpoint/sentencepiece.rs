@@ -164,7 +164,9 @@ mod tests {
         let mut bytes = message(1, text.as_bytes());
         bytes.push(2 << 3 | 5);
         bytes.extend(score.to_le_bytes());
-        kind.map(|kind| bytes.extend([3 << 3, kind]));
+        if let Some(kind) = kind {
+            bytes.extend([3 << 3, kind]);
+        }
         message(1, &bytes)
     }
 

@@ -246,7 +246,7 @@ fn from_json(json: &Value) -> Result<Vocabulary> {
         bail!("its model is {kind}; only BPE is supported");
     }
     let vocab = model["vocab"].as_object().context("its model has no vocab")?;
-    let mut tokens = by_id(vocab.iter().map(|(text, id)| (text, id)))?;
+    let mut tokens = by_id(vocab.iter())?;
     let merges = model["merges"].as_array().context("its model has no merges")?;
     let merges: Vec<(String, String)> =
         merges.iter().enumerate().map(|(i, merge)| pair(merge, i)).collect::<Result<_>>()?;

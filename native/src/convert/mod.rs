@@ -239,10 +239,9 @@ fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> 
         format_for(rule(asked), cols, false, Some(asked)).with_context(|| tensor.place.clone())?;
         return Ok(Choice::Ternary(asked, rule(asked)));
     }
-    // Blocks of the format do not fill the rows: the next smaller ones, or none.
-    let smaller = [Format::PQ2_0, Format::Q2_0].into_iter().skip(usize::from(asked != Format::PTQ1_0));
-    let found = smaller.filter(|format| cols.is_multiple_of(format.block_len()) && options.group.is_none()).next();
-    let format = found.unwrap_or(Format::F16);
+    // Blocks of the format do not fill the rows: the smallest there are, or none.
+    let smaller = cols.is_multiple_of(Format::Q2_0.block_len()) && options.group.is_none();
+    let format = if smaller { Format::Q2_0 } else { Format::F16 };
     *fallbacks.entry((tensor.cols, asked.name(), format.name())).or_default() += 1;
     Ok(if format == Format::F16 { Choice::Plain(format) } else { Choice::Ternary(format, rule(format)) })
 }

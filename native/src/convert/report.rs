@@ -74,7 +74,7 @@ impl Group {
         self.sums.add(&done.sums);
         self.ternary |= done.ternary;
         // The least true of them speaks for all.
-        self.fidelity = self.fidelity.max_by_loss(done.fidelity);
+        self.fidelity = Some(self.fidelity.map_or(done.fidelity, |own| least(own, done.fidelity)));
     }
 
     fn bits(&self) -> f64 {
@@ -97,19 +97,14 @@ impl Group {
     }
 }
 
-trait Least {
-    fn max_by_loss(self, other: Fidelity) -> Option<Fidelity>;
-}
+/// A kind and a format.
+type Key = (&'static str, &'static str);
 
-impl Least for Option<Fidelity> {
-    fn max_by_loss(self, other: Fidelity) -> Option<Fidelity> {
-        let order = [Fidelity::Exact, Fidelity::Codes, Fidelity::Trained, Fidelity::Float, Fidelity::Rule];
-        let place = |fidelity: Fidelity| order.iter().position(|&f| f == fidelity);
-        match self {
-            Some(own) if place(own) >= place(other) => Some(own),
-            _ => Some(other),
-        }
-    }
+/// Of two, the one that is less true to its source.
+fn least(a: Fidelity, b: Fidelity) -> Fidelity {
+    let order = [Fidelity::Exact, Fidelity::Codes, Fidelity::Trained, Fidelity::Float, Fidelity::Rule];
+    let place = |fidelity: Fidelity| order.iter().position(|&other| other == fidelity);
+    if place(a) < place(b) { b } else { a }
 }
 
 /// What is said about a group's truth to its source.
@@ -225,9 +220,8 @@ impl Report {
     }
 
     /// By kind and format, in the order in which they first occur; and all of them.
-    fn groups(&self) -> (Vec<((&'static str, &'static str), Group)>, Group) {
-        let (mut groups, mut places, mut total) =
-            (Vec::<((&str, &str), Group)>::new(), BTreeMap::new(), Group::default());
+    fn groups(&self) -> (Vec<(Key, Group)>, Group) {
+        let (mut groups, mut places, mut total) = (Vec::<(Key, Group)>::new(), BTreeMap::new(), Group::default());
         for done in &self.tensors {
             let key = (done.kind, done.format);
             let place = *places.entry(key).or_insert_with(|| {
