@@ -51,6 +51,14 @@ pub enum Command {
     Tokenize(commands::tokenize::TokenizeArgs),
     /// Train a ternary model and export it as GGUF.
     Train(commands::train::TrainArgs),
+    /// Convert a Hugging Face checkpoint to a ternary GGUF.
+    Convert(commands::convert::ConvertArgs),
+    /// Export a GGUF from a checkpoint, or from a directory that convert made.
+    Gguf(commands::convert::GgufArgs),
+    /// Bring a GGUF into another format, without loss between ternary ones where their groups allow.
+    Quantize(commands::quantize::QuantizeArgs),
+    /// Bring a GGUF's ternary weights back into a float format.
+    Dequantize(commands::quantize::DequantizeArgs),
     /// Fetch a model from the Hugging Face hub into the cache.
     Pull(commands::pull::PullArgs),
     /// List the models in the cache.

@@ -2,7 +2,9 @@
 //! the crate `sterna-core`; this library follows the command's needs.
 
 pub mod args;
+pub mod checkpoint;
 pub mod commands;
+pub mod convert;
 pub mod data;
 pub mod embedded;
 pub mod engine;

@@ -111,21 +111,40 @@ impl Source {
 
     /// Lets go of the memory in which the system keeps a tensor's pages for us, once it is packed. They stay readable.
     pub fn release(&self, info: &TensorInfo) {
-        #[cfg(unix)]
         if let Some(place) = self.header.tensors.iter().position(|tensor| tensor.name == info.name) {
-            let (start, len) = (info.offset as usize, info.size as usize);
-            // SAFETY: the map is private and nobody writes to it, so dropped pages come back from the file unchanged.
-            let advised = unsafe {
-                self.maps[self.shard_of[place]].unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)
-            };
-            let _ = advised; // advice only
+            release_pages(&self.maps[self.shard_of[place]], info.offset as usize, info.size as usize);
         }
-        #[cfg(not(unix))]
-        let _ = info;
     }
 }
 
-fn map(path: &Path) -> Result<Mmap, SourceError> {
+/// Which part of a model a tensor belongs to, by the names that converters give.
+pub fn kind(name: &str) -> &'static str {
+    let last = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest);
+    match last {
+        _ if last.contains("norm") => "norms",
+        _ if last.starts_with("token_embd") || last.starts_with("position_embd") => "embedding",
+        _ if last.starts_with("output") => "output",
+        _ if last.starts_with("attn_hc.") || last.starts_with("ffn_hc.") => "connections",
+        _ if last.starts_with("attn_") => "attention",
+        _ if last.starts_with("ffn_") => "feed-forward",
+        _ => "other",
+    }
+}
+
+/// Lets go of the memory in which the system keeps a part of a map made by [`map`]; it stays readable.
+pub(crate) fn release_pages(map: &Mmap, start: usize, len: usize) {
+    #[cfg(unix)]
+    {
+        // SAFETY: the map is private and nobody writes to it, so dropped pages come back from the file unchanged.
+        let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+        let _ = advised; // advice only
+    }
+    #[cfg(not(unix))]
+    let _ = (map, start, len);
+}
+
+/// Maps a plain file.
+pub(crate) fn map(path: &Path) -> Result<Mmap, SourceError> {
     let open = |source| SourceError::Open { path: path.to_owned(), source };
     // Before opening: a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(open)?.is_file() {
@@ -174,6 +193,23 @@ mod tests {
         std::fs::remove_file(part(1)).unwrap();
         let error = Source::open(&part(2)).unwrap_err();
         assert!(matches!(&error, SourceError::MissingShard { count: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn tensors_are_sorted_into_kinds() {
+        for (name, expected) in [
+            ("token_embd.weight", "embedding"),
+            ("output.weight", "output"),
+            ("output_norm.weight", "norms"),
+            ("blk.0.attn_q.weight", "attention"),
+            ("blk.11.attn_sub_norm.weight", "norms"),
+            ("blk.3.ffn_down.weight", "feed-forward"),
+            ("blk.0.attn_hc.weight", "connections"),
+            ("blk.0.ffn_hc.bias", "connections"),
+            ("rope_freqs.weight", "other"),
+        ] {
+            assert_eq!(kind(name), expected, "{name}");
+        }
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     BITNET,
     BITNET_25,
     Architecture { name: "bitnet-b1.58", ..BITNET_25 },
+    Architecture { name: "qwen2", rope: Some(RopeStyle::Neox), ..LLAMA },
     Architecture { name: "qwen3", rope: Some(RopeStyle::Neox), head_norms: true, ..LLAMA },
     Architecture { name: "phi3", rope: Some(RopeStyle::Neox), fused_qkv: true, fused_gate: true, ..LLAMA },
     Architecture {

@@ -1,19 +1,21 @@
 //! The one packed matrix that every ternary format becomes, the int8 activations it is multiplied with, and the rules by which
-//! float weights become ternary.
+//! float weights become ternary and go into a file's blocks (`encode.rs`).
 //!
 //! Formats hand over codes and scales row by row ([`TernaryBuilder`]); kernels read [`TernaryMatrix`] and
 //! [`QuantizedRows`]. Nothing here knows a file format or an instruction set.
 
 mod activations;
 mod blocks;
+mod encode;
 mod matrix;
 mod rule;
 
 pub use activations::QuantizedRows;
 pub(crate) use activations::token_blocks;
 pub use blocks::BlockMatrix;
+pub use encode::{EncodeError, RowEncoder, encode, encode_plain, format_for};
 pub use matrix::{Block, TILE_COLS, TILE_ROWS, TernaryBuilder, TernaryMatrix, TileMut};
-pub use rule::{Granularity, Method, Rule, RuleError, Scale};
+pub use rule::{Granularity, Method, Rule, RuleError, Scale, mean_magnitude};
 
 /// A weight matrix `[rows, cols]` as it is held in memory.
 #[derive(Clone, Debug, PartialEq)]

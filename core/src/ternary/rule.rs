@@ -23,6 +23,12 @@ pub enum Method {
     /// is the least-squares scale for these codes (Ternary Weight Networks, arXiv:1605.04711). Relative, so that it does not
     /// depend on how large weights are; 0.45 is [`Method::DEFAULT_THRESHOLD`].
     Threshold(f32),
+    /// The cut is 0.7 of the mean magnitude, the scale the mean magnitude of the weights above it (Ternary Weight Networks,
+    /// equation 6, where weights are taken to be normally distributed).
+    Twn,
+    /// From [`Method::Twn`] on, codes and scale by turns: the codes that are nearest for the scale (so the cut is half of it), then
+    /// the least-squares scale for these codes, until neither changes. The error never grows on the way.
+    Search,
     /// One bit: codes are signs, zero counting as positive; the scale is the mean magnitude (XNOR-Net, arXiv:1603.05279).
     Sign,
 }
@@ -114,36 +120,54 @@ impl Rule {
         }
     }
 
-    /// The scales of a matrix `[rows, cols]`, `[rows, cols / group]`; where the whole tensor has one, it stands for each row.
+    /// As [`group`](Self::group), but the last group of a row may be shorter: what a row is padded with shares its scale.
+    pub fn columns(&self, cols: usize) -> usize {
+        match self.granularity {
+            Granularity::Columns(group) => group.clamp(1, cols.max(1)),
+            Granularity::Row | Granularity::Tensor => cols.max(1),
+        }
+    }
+
+    /// The scales of a matrix `[rows, cols]`, one for each [`columns`](Self::columns) of each row; where the whole tensor has one,
+    /// it stands for each row.
     ///
     /// # Errors
-    /// [`RuleError::Group`], [`RuleError::NotFinite`].
+    /// [`RuleError::NotFinite`].
     pub fn scales(&self, weights: &[f32], cols: usize) -> Result<Vec<Scale>, RuleError> {
-        let group = self.group(cols)?;
+        let group = self.columns(cols);
         if self.granularity == Granularity::Tensor {
             let scale = self.method.scale(weights).ok_or(RuleError::NotFinite { row: 0, col: 0 })?;
             return Ok(vec![scale; weights.len() / cols.max(1)]);
         }
-        let groups = weights.chunks_exact(group).enumerate();
-        groups
-            .map(|(i, weights)| {
-                let place = RuleError::NotFinite { row: i * group / cols, col: i * group % cols };
-                self.method.scale(weights).ok_or(place)
-            })
-            .collect()
+        let mut scales = Vec::with_capacity(weights.len().div_ceil(group));
+        for (row, weights) in weights.chunks_exact(cols.max(1)).enumerate() {
+            for (i, weights) in weights.chunks(group).enumerate() {
+                let scale = self.method.scale(weights);
+                scales.push(scale.ok_or(RuleError::NotFinite { row, col: i * group })?);
+            }
+        }
+        Ok(scales)
     }
 
-    /// Codes (value + 1) and scales (f16 bits, `[rows, cols / group]`) of a matrix `[rows, cols]`.
+    /// Codes (value + 1) and scales (f16 bits) of a matrix `[rows, cols]`, groups as in [`scales`](Self::scales).
     ///
     /// # Errors
-    /// [`RuleError::Group`], [`RuleError::NotFinite`].
+    /// [`RuleError::NotFinite`].
     pub fn quantize(&self, weights: &[f32], cols: usize) -> Result<(Vec<u8>, Vec<u16>), RuleError> {
-        let (group, scales) = (self.group(cols)?, self.scales(weights, cols)?);
+        let scales = self.scales(weights, cols)?;
         let mut codes = Vec::with_capacity(weights.len());
-        for (weights, scale) in weights.chunks_exact(group).zip(&scales) {
-            codes.extend(weights.iter().map(|&weight| (self.method.code(weight, scale.cut) + 1) as u8));
-        }
+        self.codes(weights, cols, &scales, &mut codes);
         Ok((codes, scales.iter().map(|scale| scale.bits).collect()))
+    }
+
+    /// Appends the codes (value + 1) of rows of `cols` weights, given their scales.
+    pub fn codes(&self, weights: &[f32], cols: usize, scales: &[Scale], codes: &mut Vec<u8>) {
+        let mut scales = scales.iter();
+        for row in weights.chunks_exact(cols.max(1)) {
+            for (weights, scale) in row.chunks(self.columns(cols)).zip(&mut scales) {
+                codes.extend(weights.iter().map(|&weight| (self.method.code(weight, scale.cut) + 1) as u8));
+            }
+        }
     }
 }
 
@@ -153,14 +177,25 @@ impl Method {
         let cut = match self {
             Self::Absmean | Self::Sign => f32::NEG_INFINITY,
             Self::Threshold(share) => share * max(weights),
+            Self::Twn | Self::Search => TWN_SHARE * mean_above(weights, f32::NEG_INFINITY),
         };
-        let mean = mean_above(weights, cut);
-        let bits = f32_to_f16(mean);
-        if !mean.is_finite() || f16_is_bad(bits) {
-            return None;
+        let mut scale = scale_above(weights, cut)?;
+        match self {
+            Self::Absmean => scale.cut = scale.half(),
+            // A scale that comes back is one of a cycle between equals, made by rounding to f16.
+            Self::Search => {
+                for _ in 0..SEARCH_ROUNDS {
+                    let next = scale_above(weights, scale.half())?;
+                    let settled = next.bits == scale.bits;
+                    scale = next;
+                    if settled {
+                        break;
+                    }
+                }
+            }
+            Self::Threshold(_) | Self::Twn | Self::Sign => {}
         }
-        let cut = if self == Self::Absmean { 0.5 * f16_to_f32(bits) } else { cut };
-        Some(Scale { bits, cut })
+        Some(scale)
     }
 
     /// The value -1, 0 or 1 of a weight.
@@ -178,6 +213,25 @@ impl Method {
         let sign = if weight < 0.0 { -1 } else { 1 };
         if weight.abs() > 2.0 * cut * unit { sign } else { 0 }
     }
+}
+
+/// The share of the mean magnitude below which [`Method::Twn`] makes weights zero.
+const TWN_SHARE: f32 = 0.7;
+/// Turns after which [`Method::Search`] stops; from where it begins, groups of weights settle within ten.
+const SEARCH_ROUNDS: usize = 30;
+
+impl Scale {
+    /// The cut at which codes are the nearest for the scale.
+    fn half(self) -> f32 {
+        0.5 * f16_to_f32(self.bits)
+    }
+}
+
+/// The least-squares scale where weights above `cut` are not zero.
+fn scale_above(weights: &[f32], cut: f32) -> Option<Scale> {
+    let mean = mean_above(weights, cut);
+    let bits = f32_to_f16(mean);
+    (mean.is_finite() && !f16_is_bad(bits)).then_some(Scale { bits, cut })
 }
 
 /// The mean magnitude of the weights whose magnitude is above `cut`, 0 if there are none. In sixteen lanes and rows of 4096, so
@@ -207,6 +261,11 @@ fn mean_above(weights: &[f32], cut: f32) -> f32 {
     if count == 0 { 0.0 } else { (sum / count as f64) as f32 }
 }
 
+/// The mean magnitude; NaN or infinite where a weight is.
+pub fn mean_magnitude(weights: &[f32]) -> f32 {
+    mean_above(weights, f32::NEG_INFINITY)
+}
+
 fn max(weights: &[f32]) -> f32 {
     weights.iter().fold(0.0, |max, weight| if weight.abs() <= max { max } else { weight.abs() })
 }
@@ -216,6 +275,8 @@ impl fmt::Display for Method {
         match self {
             Self::Absmean => write!(f, "absmean"),
             Self::Threshold(share) => write!(f, "threshold:{share}"),
+            Self::Twn => write!(f, "twn"),
+            Self::Search => write!(f, "search"),
             Self::Sign => write!(f, "sign"),
         }
     }
@@ -225,10 +286,12 @@ impl FromStr for Method {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
-        let known = "absmean, threshold, threshold:SHARE with a share from 0 up to 1, sign";
+        let known = "absmean, threshold, threshold:SHARE with a share from 0 up to 1, twn, search, sign";
         let unknown = || RuleError::Unknown { text: text.into(), what: "quantization method", known };
         match text.split_once(':') {
             None if text == "absmean" => Ok(Self::Absmean),
+            None if text == "twn" => Ok(Self::Twn),
+            None if text == "search" => Ok(Self::Search),
             None if text == "sign" => Ok(Self::Sign),
             None if text == "threshold" => Ok(Self::Threshold(Self::DEFAULT_THRESHOLD)),
             Some(("threshold", share)) => {
@@ -297,6 +360,49 @@ mod tests {
     }
 
     #[test]
+    fn twn_cuts_at_a_share_of_the_mean() {
+        // Mean 0.5, so the cut is 0.35.
+        let rule = Rule { method: Method::Twn, granularity: Granularity::Row };
+        assert_eq!(values(rule, &[1.0, -0.5, 0.34, 0.16]), [0.75, -0.75, 0.0, 0.0]);
+    }
+
+    fn squared_error(rule: Rule, weights: &[f32]) -> f32 {
+        values(rule, weights).iter().zip(weights).map(|(v, w)| (v - w) * (v - w)).sum()
+    }
+
+    #[test]
+    fn search_is_never_worse_and_ends_where_codes_and_scale_agree() {
+        let noise = |seed: u32, i: u32| {
+            let mut x = seed.wrapping_mul(0x9e37_79b9) ^ i.wrapping_mul(0x85eb_ca6b);
+            (0..4)
+                .map(|_| {
+                    x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (x >> 8) as f32 / 16_777_216.0 - 0.5
+                })
+                .sum::<f32>()
+        };
+        for seed in 0..50 {
+            let weights: Vec<f32> = (0..256).map(|i| noise(seed, i)).collect();
+            let rule = |method| Rule { method, granularity: Granularity::Row };
+            let searched = squared_error(rule(Method::Search), &weights);
+            for other in [Method::Absmean, Method::Twn, Method::Threshold(0.45)] {
+                assert!(searched <= squared_error(rule(other), &weights) * 1.0001, "{seed} {other}");
+            }
+            let scale = Method::Search.scale(&weights).unwrap();
+            assert!((scale.cut / f16_to_f32(scale.bits) - 0.5).abs() < 1e-3);
+        }
+        assert_eq!(Method::Search.scale(&[0.0; 64]).map(|scale| scale.bits), Some(0));
+    }
+
+    #[test]
+    fn a_last_group_may_be_shorter() {
+        let rule = Rule::absmean(4);
+        let (codes, scales) = rule.quantize(&[1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 2.0, 2.0, 2.0, 2.0, -5.0, 0.0], 6).unwrap();
+        assert_eq!(scales, [1.0, 3.0, 2.0, 2.5].map(f32_to_f16));
+        assert_eq!(codes, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 1]);
+    }
+
+    #[test]
     fn signs_have_no_zero() {
         let rule = Rule { method: Method::Sign, granularity: Granularity::Columns(4) };
         assert_eq!(values(rule, &[0.5, 0.0, -1.5, 2.0]), [1.0, 1.0, -1.0, 1.0]);
@@ -319,7 +425,7 @@ mod tests {
         }
         let rule = Rule { method: Method::Threshold(0.45), ..rule };
         assert!(rule.quantize(&[f32::NAN, 1.0], 2).is_err());
-        assert_eq!(rule.quantize(&[0.0; 3], 3), Err(RuleError::Group { cols: 3, group: 2 }));
+        assert_eq!(rule.group(3), Err(RuleError::Group { cols: 3, group: 2 }));
     }
 
     #[test]
@@ -333,7 +439,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for method in [Method::Absmean, Method::Threshold(0.3), Method::Sign] {
+        for method in [Method::Absmean, Method::Threshold(0.3), Method::Twn, Method::Search, Method::Sign] {
             assert_eq!(method.to_string().parse(), Ok(method));
         }
         for granularity in [Granularity::Columns(128), Granularity::Row, Granularity::Tensor] {

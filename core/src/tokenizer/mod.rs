@@ -32,6 +32,11 @@ use spm::SentencePiece;
 use stream::{Pieces, Spelling};
 use vocab::{Model, Raw, Vocab};
 
+/// Values of `tokenizer.ggml.pre`, one for each way of cutting texts that is known.
+pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
+    pre::first_names()
+}
+
 /// What [`Tokenizer::encode`] does about special tokens. The default is plain text: neither added nor recognized.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EncodeOptions {

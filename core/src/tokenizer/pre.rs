@@ -226,6 +226,11 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().flat_map(|row| row.names.iter().copied())
 }
 
+/// One name of each row.
+pub(super) fn first_names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter_map(|row| row.names.first().copied())
+}
+
 /// A pre-tokenizer by name, not yet compiled (the expressions cost milliseconds, a character vocabulary needs none).
 #[derive(Clone, Copy)]
 pub(super) struct PreTokenizer(&'static Row);

@@ -13,7 +13,7 @@ use sterna_core::tokenizer::Tokenizer;
 
 use crate::Out;
 use crate::args::ModelArgs;
-use crate::source::Source;
+use crate::source::{Source, kind};
 use crate::ui::text::{self, Align};
 
 /// Items of a metadata array that are shown.
@@ -280,20 +280,6 @@ fn row(info: &TensorInfo, found: Result<Identified, String>) -> Row<'_> {
     }
 }
 
-/// Which part of a model a tensor belongs to, by the names that converters give.
-fn kind(name: &str) -> &'static str {
-    let last = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest);
-    match last {
-        _ if last.contains("norm") => "norms",
-        _ if last.starts_with("token_embd") || last.starts_with("position_embd") => "embedding",
-        _ if last.starts_with("output") => "output",
-        _ if last.starts_with("attn_hc.") || last.starts_with("ffn_hc.") => "connections",
-        _ if last.starts_with("attn_") => "attention",
-        _ if last.starts_with("ffn_") => "feed-forward",
-        _ => "other",
-    }
-}
-
 fn architecture(metadata: &Metadata) -> Option<&str> {
     metadata.str("general.architecture")
 }
@@ -326,23 +312,6 @@ mod tests {
     use sterna_core::gguf::Array;
 
     use super::*;
-
-    #[test]
-    fn tensors_are_sorted_into_kinds() {
-        for (name, expected) in [
-            ("token_embd.weight", "embedding"),
-            ("output.weight", "output"),
-            ("output_norm.weight", "norms"),
-            ("blk.0.attn_q.weight", "attention"),
-            ("blk.11.attn_sub_norm.weight", "norms"),
-            ("blk.3.ffn_down.weight", "feed-forward"),
-            ("blk.0.attn_hc.weight", "connections"),
-            ("blk.0.ffn_hc.bias", "connections"),
-            ("rope_freqs.weight", "other"),
-        ] {
-            assert_eq!(kind(name), expected, "{name}");
-        }
-    }
 
     #[test]
     fn values_are_shown_as_written() {

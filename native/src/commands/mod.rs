@@ -4,12 +4,14 @@ pub mod bench;
 pub mod bench_quantization;
 pub mod chat;
 pub mod completions;
+pub mod convert;
 pub mod data;
 pub mod eval;
 pub mod inspect;
 pub mod list;
 pub mod perplexity;
 pub mod pull;
+pub mod quantize;
 pub mod remove;
 pub mod run;
 pub mod tokenize;
@@ -36,6 +38,10 @@ pub fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
         Some(Command::List(args)) => list::run(&args, out),
         Some(Command::Remove(args)) => remove::run(&args, out),
         Some(Command::Train(args)) => train::run(&args, out),
+        Some(Command::Convert(args)) => convert::run(&args, out),
+        Some(Command::Gguf(args)) => convert::run_gguf(&args, out),
+        Some(Command::Quantize(args)) => quantize::run(&args, out),
+        Some(Command::Dequantize(args)) => quantize::run_dequantize(&args, out),
         Some(Command::Data(args)) => data::run(&args, out),
         Some(Command::Completions(args)) => completions::run(&args, out),
     }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_core::Tensor;
 use sterna_core::formats::Format;
 use sterna_core::gguf::{Metadata, TensorDecl, Writer};
-use sterna_core::ternary::{Granularity, Rule};
+use sterna_core::ternary::{self, Rule};
 
 use super::ops::values;
 
@@ -35,33 +35,7 @@ pub enum Stored {
 /// # Errors
 /// If blocks of the format do not fill the rows, or a block would need more than one scale.
 pub fn format_for(rule: Rule, cols: usize, asked: Option<Format>) -> Result<Format> {
-    let (group, signs) = (rule.group(cols)?, rule.method == sterna_core::ternary::Method::Sign);
-    let fits = |format: Format| {
-        format.group().is_some_and(|block| group.is_multiple_of(block) && cols.is_multiple_of(block))
-            && signs == (format == Format::Q1_0)
-    };
-    let choice: &[Format] = match rule.granularity {
-        _ if signs => &[Format::Q1_0],
-        Granularity::Columns(128) => &[Format::PQ2_0, Format::Q2_0],
-        Granularity::Columns(64) => &[Format::Q2_0],
-        _ => &[Format::TQ2_0, Format::PQ2_0, Format::Q2_0],
-    };
-    match asked {
-        Some(format) if fits(format) => Ok(format),
-        Some(format) => bail!(
-            "{} cannot hold weights by {} with a scale for each {}, in rows of {cols}: a block of it has {} weights and one scale",
-            format.name(),
-            rule.method,
-            rule.granularity,
-            format.block_len()
-        ),
-        None => choice.iter().copied().find(|&format| fits(format)).with_context(|| {
-            format!(
-                "no format holds rows of {cols} weights with a scale for each {}; make rows multiples of 64",
-                rule.granularity
-            )
-        }),
-    }
+    Ok(ternary::format_for(rule, cols, false, asked)?)
 }
 
 /// The ternary format of this name, as on the command line.
@@ -116,24 +90,18 @@ fn declare(tensor: &Exported) -> Result<TensorDecl> {
 
 fn encode(tensor: &Exported) -> Result<Vec<u8>> {
     let weights = tensor.weights.contiguous()?;
-    let (weights, mut bytes) = (values(&weights)?, Vec::new());
-    match tensor.stored {
-        Stored::Plain(format) => format.quantize(&weights, &mut bytes)?,
-        Stored::Ternary(rule, format) => {
-            let cols = tensor.weights.dims().last().copied().unwrap_or(1);
-            let (group, block) = (rule.group(cols)?, format.block_len());
-            let (codes, scales) = rule.quantize(&weights, cols)?;
-            let scales: Vec<_> = scales.iter().flat_map(|&scale| std::iter::repeat_n(scale, group / block)).collect();
-            format.encode_codes(&codes, &scales, &mut bytes)?;
-        }
-    }
+    let cols = tensor.weights.dims().last().copied().unwrap_or(1);
+    let (bytes, _) = match tensor.stored {
+        Stored::Plain(format) => ternary::encode_plain(&values(&weights)?, cols, format)?,
+        Stored::Ternary(rule, format) => ternary::encode(&values(&weights)?, cols, rule, format)?,
+    };
     Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use sterna_core::gguf::Gguf;
-    use sterna_core::ternary::Method;
+    use sterna_core::ternary::{Granularity, Method};
 
     use super::super::ops::testing::random;
     use super::*;

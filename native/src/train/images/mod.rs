@@ -18,9 +18,10 @@ use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sterna_core::formats::Format;
 use sterna_core::gguf::{Metadata, TensorDecl};
 use sterna_core::model::image::{ImageConfig, ImageLayer, Shape};
-use sterna_core::ternary::Rule;
+use sterna_core::ternary::{self, Rule};
 
 use self::augment::Augmentation;
 use self::idx::Images;
@@ -204,7 +205,9 @@ impl ImageTask {
         let net = Net::new(&layers, input, config.data.labels().len(), quantizer, config.run.seed)?;
         // Known now rather than when all is trained.
         let format = config.format.as_deref().map(format_named).transpose()?;
-        net::format_for(net.rule(), format)?;
+        if let Some(rule) = net.rule() {
+            net::format_for(rule, format)?;
+        }
         Ok(Self { config, net, train, test, order: Mutex::new((u64::MAX, Vec::new())) })
     }
 
@@ -253,10 +256,10 @@ impl ImageTask {
     /// # Errors
     /// If the format cannot hold them, or the file cannot be written.
     pub fn export_as(&self, path: &Path, rule: Option<Rule>, format: Option<&str>) -> Result<()> {
-        let format = match (rule, format) {
+        let format = match rule {
             // The names that training exports to are ternary.
-            (None, _) => sterna_core::formats::Format::F32,
-            (Some(_), asked) => net::format_for(rule, asked.map(format_named).transpose()?)?,
+            None => Format::F32,
+            Some(rule) => net::format_for(rule, format.map(format_named).transpose()?)?,
         };
         let image_config = ImageConfig {
             input: self.net.input(),
@@ -269,7 +272,11 @@ impl ImageTask {
         let mut tensors = Vec::new();
         for folded in self.net.folded()? {
             let cannot = || format!("layer {} cannot be exported", folded.index);
-            let (bytes, padded) = net::encode(&folded.weights, folded.cols, rule, format).with_context(cannot)?;
+            let (bytes, padded) = match rule {
+                Some(rule) => ternary::encode(&folded.weights, folded.cols, rule, format),
+                None => ternary::encode_plain(&folded.weights, folded.cols, format),
+            }
+            .with_context(cannot)?;
             let rows = (folded.weights.len() / folded.cols) as u64;
             let mut add = |part: &str, dims: Vec<u64>, type_id: u32, bytes: Vec<u8>| {
                 let name = format!("layer.{}.{part}", folded.index);

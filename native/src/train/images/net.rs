@@ -9,7 +9,7 @@ use candle_core::{Tensor, Var};
 use sterna_core::formats::Format;
 use sterna_core::formats::half::f16_to_f32;
 use sterna_core::model::image::{ImageLayer, Shape};
-use sterna_core::ternary::{Granularity, Method, Rule, RuleError};
+use sterna_core::ternary::{self, Granularity, Method, Rule};
 
 use super::ops::{self, EPSILON, NormRelu, Product, Seen, Statistics};
 use crate::train::layers::Quantizer;
@@ -246,7 +246,7 @@ impl Net {
             }
             None => weight.to_vec(),
         };
-        let seen = Seen::new(seen, rule.map(|rule| activation_group(rule, product.cols)));
+        let seen = Seen::new(seen, rule.map(|rule| rule.columns(product.cols)));
         let (bias, channels) = (values(bias)?, product.output.channels);
         let Some(norm) = norm else {
             product.forward(x, &seen, y)?;
@@ -391,35 +391,9 @@ impl Norm {
     }
 }
 
-/// Columns of a patch that share an activation scale: the runtime's groups are those of the weights' scales, or the whole patch
-/// where a row has but one.
-fn activation_group(rule: Rule, cols: usize) -> usize {
-    match rule.granularity {
-        Granularity::Columns(group) if group < cols => group,
-        _ => cols,
-    }
-}
-
-/// Scale and cut for each group of each row of a matrix `[rows, cols]`, and how many columns a group has. The last group of a
-/// row may be shorter: patches are padded to whole blocks only in the file.
-fn scales(weights: &[f32], cols: usize, rule: Rule) -> Result<(Vec<sterna_core::ternary::Scale>, usize), RuleError> {
-    let group = activation_group(rule, cols);
-    if rule.granularity == Granularity::Tensor {
-        return Ok((rule.scales(weights, cols)?, cols));
-    }
-    let mut scales = Vec::new();
-    for (row, weights) in weights.chunks_exact(cols).enumerate() {
-        for (i, weights) in weights.chunks(group).enumerate() {
-            let scale = rule.method.scale(weights);
-            scales.push(scale.ok_or(RuleError::NotFinite { row, col: i * group })?);
-        }
-    }
-    Ok((scales, group))
-}
-
 /// The weights that a product sees: `w + share * (rounded - w)`, rounded at random where `random` is a stream.
 fn rounded(weights: &[f32], cols: usize, rule: Rule, share: f32, random: Option<u64>) -> Result<Vec<f32>> {
-    let (scales, group) = scales(weights, cols, rule)?;
+    let (scales, group) = (rule.scales(weights, cols)?, rule.columns(cols));
     let mut seen = Vec::with_capacity(weights.len());
     let mut scales = scales.iter();
     for row in weights.chunks_exact(cols) {
@@ -441,74 +415,17 @@ fn rounded(weights: &[f32], cols: usize, rule: Rule, share: f32, random: Option<
     Ok(seen)
 }
 
-/// Weights `[rows, cols]` in a format by a rule, rows padded to whole blocks; and the padded columns. What stands in the padding
-/// meets zeros only.
-///
-/// # Errors
-/// If the format cannot hold what the rule gives.
-pub fn encode(weights: &[f32], cols: usize, rule: Option<Rule>, format: Format) -> Result<(Vec<u8>, usize)> {
-    let (block, mut bytes) = (format.block_len(), Vec::new());
-    let padded = cols.next_multiple_of(block);
-    let Some(rule) = rule else {
-        for row in weights.chunks_exact(cols) {
-            let mut row = row.to_vec();
-            row.resize(padded, 0.0);
-            format.quantize(&row, &mut bytes)?;
-        }
-        return Ok((bytes, padded));
-    };
-    let signs = rule.method == Method::Sign;
-    let (scales, group) = scales(weights, cols, rule)?;
-    if !format.is_ternary() || signs != (format == Format::Q1_0) || (group < cols && group != block) {
-        bail!(
-            "{} cannot hold weights by {} with a scale for each {}: a block of it has {block} weights and one scale",
-            format.name(),
-            rule.method,
-            rule.granularity
-        );
-    }
-    let groups = cols.div_ceil(group);
-    for (row, scales) in weights.chunks_exact(cols).zip(scales.chunks_exact(groups)) {
-        let mut codes: Vec<u8> = Vec::with_capacity(padded);
-        for (weights, scale) in row.chunks(group).zip(scales) {
-            codes.extend(weights.iter().map(|&weight| (rule.method.code(weight, scale.cut) + 1) as u8));
-        }
-        codes.resize(padded, if signs { 2 } else { 1 });
-        let bits: Vec<u16> = (0..padded).step_by(block).map(|col| scales[(col / group).min(groups - 1)].bits).collect();
-        format.encode_codes(&codes, &bits, &mut bytes)?;
-    }
-    Ok((bytes, padded))
-}
-
 /// The format for a rule: what was asked for, or the one whose blocks are the rule's groups; for one scale a row the smallest.
 ///
 /// # Errors
 /// If the format asked for cannot hold what the rule gives.
-pub fn format_for(rule: Option<Rule>, asked: Option<Format>) -> Result<Format> {
-    let Some(rule) = rule else { return Ok(asked.unwrap_or(Format::F32)) };
-    let signs = rule.method == Method::Sign;
-    let choice: &[Format] = match rule.granularity {
-        Granularity::Columns(128) | Granularity::Row | Granularity::Tensor if signs => &[Format::Q1_0],
-        _ if signs => &[],
-        Granularity::Columns(64) => &[Format::Q2_0],
-        Granularity::Columns(128) => &[Format::PQ2_0, Format::PTQ1_0],
-        Granularity::Columns(256) => &[Format::TQ2_0, Format::TQ1_0],
-        Granularity::Columns(_) => &[],
-        Granularity::Row | Granularity::Tensor => {
-            &[Format::TQ1_0, Format::TQ2_0, Format::Q2_0, Format::PQ2_0, Format::PTQ1_0]
-        }
+pub fn format_for(rule: Rule, asked: Option<Format>) -> Result<Format> {
+    let smallest = match rule.granularity {
+        Granularity::Row | Granularity::Tensor if rule.method != Method::Sign => Some(Format::TQ1_0),
+        _ => None,
     };
-    match asked {
-        Some(format) if choice.contains(&format) => Ok(format),
-        None if !choice.is_empty() => Ok(choice[0]),
-        _ => bail!(
-            "no format{} holds weights by {} with a scale for each {}; those that do: {}",
-            asked.map_or(String::new(), |format| format!(" {}", format.name())),
-            rule.method,
-            rule.granularity,
-            choice.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ")
-        ),
-    }
+    // Rows are padded in the file, so any length will do.
+    Ok(ternary::format_for(rule, 1, true, asked.or(smallest))?)
 }
 
 #[cfg(test)]
@@ -542,12 +459,12 @@ mod tests {
                 Granularity::Tensor,
             ] {
                 let rule = Rule { method, granularity };
-                let Ok(format) = format_for(Some(rule), None) else {
+                let Ok(format) = format_for(rule, None) else {
                     assert_eq!(method, Method::Sign);
                     continue;
                 };
                 let seen = rounded(&weights, 150, rule, 1.0, None)?;
-                let (bytes, padded) = encode(&weights, 150, Some(rule), format)?;
+                let (bytes, padded) = ternary::encode(&weights, 150, rule, format)?;
                 let mut decoded = vec![0.0; 3 * padded];
                 format.dequantize(&bytes, &mut decoded)?;
                 for (seen, decoded) in seen.chunks(150).zip(decoded.chunks(padded)) {
@@ -556,9 +473,8 @@ mod tests {
                 assert!(seen.iter().any(|&w| w > 0.0) && seen.iter().any(|&w| w < 0.0));
             }
         }
-        let rule = Rule::absmean(64);
-        assert!(format_for(Some(rule), Some(Format::TQ2_0)).unwrap_err().to_string().contains("those that do: Q2_0"));
-        assert!(encode(&weights, 150, Some(rule), Format::TQ2_0).is_err());
+        assert!(format_for(Rule::absmean(64), Some(Format::TQ2_0)).unwrap_err().to_string().contains("Q2_0"));
+        assert_eq!(format_for(Rule { granularity: Granularity::Row, ..Rule::absmean(64) }, None)?, Format::TQ1_0);
         Ok(())
     }
 

@@ -156,7 +156,7 @@ fn settings_and_data_that_do_not_fit_are_told() {
     assert!(error(|c| c.batch_size = 1, set(), set()).contains("at least 2"));
     assert!(error(|c| c.layers[0] = "conv 8".into(), set(), set()).contains("layer 0 is `conv 8`"));
     assert!(error(|c| c.layers.truncate(3), set(), set()).contains("linear 10"));
-    assert!(error(|c| c.format = Some("Q1_0".into()), set(), set()).contains("no format Q1_0 holds"));
+    assert!(error(|c| c.format = Some("Q1_0".into()), set(), set()).contains("Q1_0 cannot hold"));
     assert!(error(|c| c.format = Some("F16".into()), set(), set()).contains("F16"));
     assert!(error(|c| c.quantization.method = "median".into(), set(), set()).contains("median"));
 }

@@ -1,0 +1,87 @@
+//! `sterna quantize` and `sterna dequantize`: from one GGUF to another.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use sterna_core::formats::Format;
+
+use super::convert::{RoundingArgs, finish, within};
+use crate::Out;
+use crate::convert::{self, Options, format_named};
+
+/// Bring a GGUF into another format, without loss between ternary ones where their groups allow.
+///
+/// The embedding, the output and whatever is no matrix stay as they are unless their flags say otherwise.
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// The GGUF to read; of a sharded model any part.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The GGUF to write.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Format of the linear layers: TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S; also Q1_0, F16, BF16, F32, Q8_0.
+    #[arg(long = "type", visible_alias = "quant", value_name = "FORMAT", value_parser = format_of)]
+    pub format: Format,
+    /// How.
+    #[command(flatten)]
+    pub rounding: RoundingArgs,
+}
+
+/// Bring a GGUF's weights back into a float format.
+#[derive(Debug, Args)]
+pub struct DequantizeArgs {
+    /// The GGUF to read; of a sharded model any part.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The GGUF to write.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// F16, BF16 or F32.
+    #[arg(long = "type", value_name = "FORMAT", value_parser = format_of, default_value = "F16")]
+    pub format: Format,
+    /// Read the file back, compare every tensor with its source, and run the model.
+    #[arg(long)]
+    pub validate: bool,
+    /// Threads; all cores if not given.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn format_of(name: &str) -> Result<Format, String> {
+    format_named(name).map_err(|error| error.to_string())
+}
+
+/// Runs `sterna quantize`.
+///
+/// # Errors
+/// As [`convert::from_gguf`].
+pub fn run(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
+    let options = args.rounding.options(Some(args.format))?;
+    let report = within(args.rounding.threads, || convert::from_gguf(&args.input, &args.output, &options))?;
+    finish(&report, &options, args.rounding.json, None, out)
+}
+
+/// Runs `sterna dequantize`.
+///
+/// # Errors
+/// As [`convert::from_gguf`].
+pub fn run_dequantize(args: &DequantizeArgs, out: &mut Out) -> Result<()> {
+    let format = args.format;
+    if !matches!(format, Format::F16 | Format::BF16 | Format::F32) {
+        bail!("{} is no float format; give F16, BF16 or F32", format.name());
+    }
+    let options = Options {
+        quant: Some(format),
+        embedding: Some(format),
+        output: Some(format),
+        validate: args.validate,
+        ..Options::default()
+    };
+    let report = within(args.threads, || convert::from_gguf(&args.input, &args.output, &options))?;
+    finish(&report, &options, args.json, None, out)
+}
