@@ -96,7 +96,7 @@ async function main() {
   console.log('| threads | file | engine | kernel | prompt | prefill t/s | decode t/s | load s |\n| ---: | --- | --- | --- | ---: | ---: | ---: | ---: |');
   for (const threads of options.threads.split(',').map(Number)) {
     for (const { what, format, relaxed, kernel } of cases) {
-      const rows = results.filter((r) => r.asked === threads && r.what === what && r.format === format && r.relaxed === relaxed && (!kernel || r.kernel === kernel));
+      const rows = results.filter((r) => r.asked === threads && r.what === what && r.format === format && r.relaxed === relaxed && (r.kernel === 'scalar') === (kernel === 'scalar'));
       const good = rows.filter((r) => !r.error);
       if (good.length === 0) {
         console.log(`| ${threads} | ${format} | ${what} | | | ${rows[0]?.error ?? 'none'} | | |`);

@@ -25,18 +25,12 @@ use sterna_core::kernels;
 #[cfg(feature = "threads")]
 pub use wasm_bindgen_rayon::init_thread_pool;
 
-#[wasm_bindgen]
-extern "C" {
-    #[wasm_bindgen(js_namespace = console, js_name = error)]
-    fn console_error(text: &str);
-}
-
 /// Runs once, when the module is instantiated: a panic, which is a defect of ours, is told before it traps.
 #[wasm_bindgen(start)]
 pub fn start() {
     std::panic::set_hook(Box::new(|info| {
         let text = format!("sterna: {info}");
-        console_error(&text);
+        web_sys::console::error_1(&text.as_str().into());
         // For the worker, which sees no more than a trap.
         let _ = js_sys::Reflect::set(&js_sys::global(), &"sternaPanic".into(), &text.into());
     }));

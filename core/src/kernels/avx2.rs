@@ -12,6 +12,7 @@ impl Isa for Avx2 {
     type Quad = __m256i;
     type Acc = [__m256i; 2];
     type Part = [__m256i; 2];
+    type Wide = ();
     type F = [__m256; 2];
 
     const TILES: usize = 4;

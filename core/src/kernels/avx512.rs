@@ -12,6 +12,7 @@ impl Isa for Avx512Vnni {
     type Quad = __m512i;
     type Acc = __m512i;
     type Part = __m512i;
+    type Wide = ();
     type F = __m512;
 
     const TILES: usize = 4;

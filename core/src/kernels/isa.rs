@@ -20,6 +20,8 @@ pub(super) trait Isa {
     type Acc: Copy;
     /// Sums within at most [`DOTS`](Self::DOTS) dot products, in the instruction set's own width.
     type Part: Copy;
+    /// The weights of a block as [`wide_dots`](Self::wide_dots) wants them; nothing where [`WIDE`](Self::WIDE) is 0.
+    type Wide: Copy;
     /// Sixteen f32.
     type F: Copy;
 
@@ -31,6 +33,8 @@ pub(super) trait Isa {
     const SUMS: usize;
     /// Dot products between `begin` and `end` that cannot overflow `Part` (a multiple of 4).
     const DOTS: usize;
+    /// Blocks that are unpacked at a time where the tokens are many; 0 where `dot` is the best there is.
+    const WIDE: usize = 0;
 
     /// Reads 64 bytes.
     unsafe fn load(from: *const u8) -> Self::Bytes;
@@ -46,6 +50,17 @@ pub(super) trait Isa {
     unsafe fn dot(part: Self::Part, codes: Self::Codes, quad: Self::Quad) -> Self::Part;
     /// Closes a run: `acc` is the value that `begin` was given.
     unsafe fn end(acc: Self::Acc, part: Self::Part) -> Self::Acc;
+    /// Unpacks a block for [`wide_dots`](Self::wide_dots).
+    #[inline(always)]
+    unsafe fn unpack(_: Self::Bytes) -> Self::Wide {
+        unreachable!("WIDE is 0")
+    }
+    /// Adds to each `acc` the products of its lane's weights, of at most [`WIDE`](Self::WIDE) blocks, with the activations of four
+    /// tokens: `quads` is `[4 * blocks, stride, 4]`.
+    #[inline(always)]
+    unsafe fn wide_dots(_acc: &mut [Self::Acc; 4], _blocks: &[Self::Wide], _quads: *const i8, _stride: usize) {
+        unreachable!("WIDE is 0")
+    }
     /// Lane by lane, rounded to nearest even.
     unsafe fn to_f32(acc: Self::Acc) -> Self::F;
 

@@ -117,6 +117,7 @@ impl Isa for NeonDot {
     common!("neon,dotprod");
 
     type Part = Self::Acc;
+    type Wide = ();
     const TILES: usize = 4;
     const TOKENS: usize = 4;
     const SUMS: usize = 4;
@@ -154,6 +155,7 @@ impl Isa for Neon {
 
     /// i16 products of four columns, of rows 0-1 and 2-3 of each register.
     type Part = [[int16x8_t; 2]; 4];
+    type Wide = ();
     const TILES: usize = 4;
     const TOKENS: usize = 2;
     const SUMS: usize = 4;

@@ -21,37 +21,33 @@ const TASKS_A_THREAD: usize = 4;
 const SMALL: usize = if cfg!(target_family = "wasm") { 1 << 20 } else { 1 << 16 };
 
 impl Compute<'_> {
-    /// `out = x m^T`: `x` is `[tokens, cols]`, `m` `[rows, cols]`, `out` `[tokens, rows]`. `scratch` holds the quantized
-    /// activations; [`product_again`](Self::product_again) reuses them for another matrix on the same `x`.
+    /// `out = x m^T`: `x` is `[tokens, cols]`, `m` `[rows, cols]`, `out` `[tokens, rows]`. `scratch` is room for the quantized
+    /// activations.
     ///
     /// # Panics
     /// If the shapes do not fit together.
     pub fn product(&self, m: &Matrix, x: &[f32], scratch: &mut QuantizedRows, out: &mut [f32]) {
-        match m {
-            Matrix::Ternary(m) => self.quantize(x, m.cols(), m.group(), scratch),
-            // What an earlier product left must not pass for this `x`.
-            Matrix::Blocks(_) => scratch.clear(),
-        }
-        self.run(m, x, scratch, out);
+        self.products(x, scratch, [(m, out)]);
     }
 
-    /// As [`product`](Self::product) where `scratch` is left from a product with the same `x`.
+    /// [`product`](Self::product) of the same `x` with several matrices, each into its own `out`: activations are quantized once,
+    /// and threads are woken once where the matrices are alike.
     ///
     /// # Panics
     /// If the shapes do not fit together.
-    pub fn product_again(&self, m: &Matrix, x: &[f32], scratch: &mut QuantizedRows, out: &mut [f32]) {
-        match m {
-            Matrix::Ternary(t) if (scratch.tokens() * t.cols(), scratch.group()) != (x.len(), t.group()) => {
-                self.product(m, x, scratch, out);
+    pub fn products<const N: usize>(&self, x: &[f32], scratch: &mut QuantizedRows, parts: [(&Matrix, &mut [f32]); N]) {
+        let mut ternary = Vec::with_capacity(N);
+        for (m, out) in parts {
+            match m {
+                Matrix::Ternary(m) => ternary.push((m, out)),
+                Matrix::Blocks(m) => self.blocks(m, x, out),
             }
-            _ => self.run(m, x, scratch, out),
         }
-    }
-
-    fn run(&self, m: &Matrix, x: &[f32], scratch: &QuantizedRows, out: &mut [f32]) {
-        match m {
-            Matrix::Ternary(m) => self.ternary(m, scratch, out),
-            Matrix::Blocks(m) => self.blocks(m, x, out),
+        while let Some(&(m, _)) = ternary.first() {
+            self.quantize(x, m.cols(), m.group(), scratch);
+            let (alike, others) = ternary.into_iter().partition(|(other, _)| other.group() == m.group());
+            self.ternary(scratch, alike);
+            ternary = others;
         }
     }
 
@@ -96,19 +92,29 @@ impl Compute<'_> {
         }
     }
 
-    /// Rows of `m` times the quantized tokens of `x`, into `out`, `[tokens, rows]`.
+    /// Rows of each matrix times the quantized tokens of `x`, each into its own `[tokens, rows]`.
     ///
     /// # Panics
     /// If the shapes do not fit together.
-    pub fn ternary(&self, m: &TernaryMatrix, x: &QuantizedRows, out: &mut [f32]) {
-        assert_eq!(out.len(), x.tokens() * m.rows());
-        if out.is_empty() {
-            return;
-        }
-        let out = Output::new(out, m.rows());
-        let (tasks, tiles) = split(m.tiles(), self.tasks(&[m.rows(), m.cols(), x.tokens()]), 1);
-        // SAFETY: each task has tiles, and so rows, of its own.
-        self.exec.run(tasks, &|i| unsafe { self.kernel.ternary(m, x, tiles(i), &out) });
+    pub fn ternary(&self, x: &QuantizedRows, parts: Vec<(&TernaryMatrix, &mut [f32])>) {
+        parts.iter().for_each(|(m, out)| assert_eq!(out.len(), x.tokens() * m.rows()));
+        let some = parts.into_iter().filter(|(_, out)| !out.is_empty());
+        let parts: Vec<_> = some.map(|(m, out)| (m, Output::new(out, m.rows()))).collect();
+        let sum = |of: fn(&TernaryMatrix) -> usize| parts.iter().map(|(m, _)| of(m)).sum::<usize>();
+        // One row of tiles, through all matrices.
+        let (tasks, tiles) = split(sum(|m| m.tiles()), self.tasks(&[sum(|m| m.rows()), x.cols(), x.tokens()]), 1);
+        self.exec.run(tasks, &|i| {
+            let (tiles, mut first) = (tiles(i), 0);
+            for (m, out) in &parts {
+                let own = tiles.start.clamp(first, first + m.tiles()) - first
+                    ..tiles.end.clamp(first, first + m.tiles()) - first;
+                first += m.tiles();
+                if !own.is_empty() {
+                    // SAFETY: each task has tiles, and so rows, of its own.
+                    unsafe { self.kernel.ternary(m, x, own, out) };
+                }
+            }
+        });
     }
 
     fn blocks(&self, m: &BlockMatrix, x: &[f32], out: &mut [f32]) {
@@ -158,22 +164,52 @@ mod tests {
     use crate::ternary::TernaryBuilder;
 
     #[test]
-    fn activations_are_reused_only_for_the_same_input() {
-        let mut builder = TernaryBuilder::new(16, 64, 64, 1.0);
-        for mut tile in builder.tiles_mut() {
-            (0..16).for_each(|lane| tile.set_row(lane, &[2; 64], &[0x3c00]));
+    fn products_of_one_input_are_as_those_of_each_matrix() {
+        let ternary = |rows: usize, group: usize| {
+            let mut builder = TernaryBuilder::new(rows, 128, group, 1.0);
+            for mut tile in builder.tiles_mut() {
+                for lane in 0..tile.rows {
+                    let codes: Vec<u8> = (0..128).map(|c| ((tile.first_row + lane + c * c / 3) % 3) as u8).collect();
+                    let scales: Vec<u16> = (0..128 / group).map(|g| 0x3800 + (lane * 5 + g * 9) as u16).collect();
+                    tile.set_row(lane, &codes, &scales);
+                }
+            }
+            Matrix::Ternary(builder.finish())
+        };
+        let floats: Vec<u8> = (0..3 * 128).flat_map(|i| (i as f32 * 0.01).to_le_bytes()).collect();
+        let blocks = Matrix::Blocks(BlockMatrix::new(Format::F32, 3, 128, floats));
+        // Of mixed layers: the same groups, others, none.
+        let all = [ternary(40, 64), blocks, ternary(17, 32), ternary(9, 64)];
+        for tokens in [1, 2, 7, 21] {
+            let x: Vec<f32> = (0..tokens * 128).map(|i| (i as f32 * 0.37).sin()).collect();
+            let compute = Compute { kernel: available()[0], exec: &Serial };
+            let mut scratch = QuantizedRows::default();
+            let apart = all.each_ref().map(|m| {
+                let mut out = vec![0.0; tokens * m.rows()];
+                compute.product(m, &x, &mut scratch, &mut out);
+                out
+            });
+            for exec in [&Serial as &dyn Executor, &Many] {
+                let mut together = all.each_ref().map(|m| vec![0.0; tokens * m.rows()]);
+                let [a, b, c, d] = &mut together;
+                let parts = [(&all[0], &mut a[..]), (&all[1], b), (&all[2], c), (&all[3], d)];
+                Compute { exec, ..compute }.products(&x, &mut scratch, parts);
+                assert_eq!(together, apart);
+            }
         }
-        let ternary = Matrix::Ternary(builder.finish());
-        let blocks = Matrix::Blocks(BlockMatrix::new(Format::F32, 1, 64, vec![0; 256]));
-        let compute = Compute { kernel: available()[0], exec: &Serial };
-        let (mut scratch, mut out) = (QuantizedRows::default(), vec![0.0; 16]);
-        compute.product(&ternary, &[1.0; 64], &mut scratch, &mut out);
-        assert_eq!(out, [64.0; 16]);
-        // Of a mixed layer the first matrix is in blocks: the next must not find the activations of the layer before.
-        compute.product(&blocks, &[2.0; 64], &mut scratch, &mut out[..1]);
-        compute.product_again(&ternary, &[2.0; 64], &mut scratch, &mut out);
-        assert_eq!(out, [128.0; 16]);
-        compute.product_again(&ternary, &[2.0; 64], &mut scratch, &mut out);
-        assert_eq!(out, [128.0; 16]);
+    }
+
+    /// Says that it has threads, so that everything is cut into tasks.
+    struct Many;
+
+    // SAFETY: a plain loop.
+    unsafe impl Executor for Many {
+        fn threads(&self) -> usize {
+            5
+        }
+
+        fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+            (0..tasks).rev().for_each(task);
+        }
     }
 }

@@ -6,6 +6,7 @@
 use super::isa::Isa;
 use super::output::Output;
 use crate::ternary::{QuantizedRows, TILE_COLS, TILE_ROWS, TernaryMatrix, token_blocks};
+use core::mem::MaybeUninit;
 use core::ops::Range;
 
 /// A block of tokens as the inner loop sees it.
@@ -54,6 +55,18 @@ pub(super) unsafe fn ternary<I: Isa>(m: &TernaryMatrix, x: &QuantizedRows, tiles
     }
     for tile in tiles {
         for (first, len) in token_blocks(x.n) {
+            if I::WIDE > 0 && len >= 4 {
+                let tokens = Tokens {
+                    codes: x.codes[first * x.cols..].as_ptr(),
+                    scales: x.scales[first * groups..].as_ptr(),
+                    sums: x.sums[first * groups..].as_ptr(),
+                    stride: len,
+                    first,
+                };
+                // SAFETY: as above.
+                unsafe { many::<I>(m, &tokens, tile, out) };
+                continue;
+            }
             let step = len.min(I::TOKENS);
             for at in (0..len).step_by(step) {
                 let tokens = Tokens {
@@ -139,6 +152,49 @@ unsafe fn micro<I: Isa, const M: usize, const T: usize>(m: &TernaryMatrix, x: &T
                 I::store_f32(rows.as_mut_ptr(), I::mul(total[i][t], tensor_scale));
                 out.write(x.first + t, (tile + i) * TILE_ROWS, &rows);
             }
+        }
+    }
+}
+
+/// Blocks that may be unpacked at a time, at most.
+const UNPACKED: usize = 64;
+
+/// A row tile times the 4, 8 or 16 tokens of a block, where codes are better unpacked once for all of them.
+#[inline(always)]
+unsafe fn many<I: Isa>(m: &TernaryMatrix, x: &Tokens, tile: usize, out: &Output<'_>) {
+    const { assert!(I::WIDE <= UNPACKED) };
+    let (blocks, groups, blocks_a_group) = (m.cols() / TILE_COLS, m.cols() / m.group(), m.group() / TILE_COLS);
+    let codes = &m.blocks()[tile * blocks..][..blocks];
+    let scales = m.scales()[tile * groups * TILE_ROWS..][..groups * TILE_ROWS].as_ptr();
+    // SAFETY: `codes` and `scales` were sliced to the tile; `x` spans the columns of its tokens.
+    unsafe {
+        let mut wide = [MaybeUninit::<I::Wide>::uninit(); UNPACKED];
+        let mut total = [I::splat_f32(0.0); 16];
+        for g in 0..groups {
+            let mut acc = [[I::splat(0); 4]; 4];
+            let end = (g + 1) * blocks_a_group;
+            for first in (g * blocks_a_group..end).step_by(I::WIDE) {
+                let codes = &codes[first..end.min(first + I::WIDE)];
+                for (wide, codes) in wide.iter_mut().zip(codes) {
+                    wide.write(I::unpack(I::load(codes.0.as_ptr())));
+                }
+                let wide = core::slice::from_raw_parts(wide.as_ptr().cast::<I::Wide>(), codes.len());
+                let quads = x.codes.add(first * TILE_COLS * x.stride);
+                for (i, acc) in acc.iter_mut().enumerate().take(x.stride / 4) {
+                    I::wide_dots(acc, wide, quads.add(i * 16), x.stride);
+                }
+            }
+            let weight = I::load_f16(scales.add(g * TILE_ROWS));
+            for (t, (total, acc)) in total.iter_mut().zip(acc.as_flattened()).enumerate().take(x.stride) {
+                let scale = I::mul(weight, I::splat_f32(*x.scales.add(g * x.stride + t)));
+                *total = I::add(*total, I::mul(scale, I::to_f32(*acc)));
+            }
+        }
+        let tensor_scale = I::splat_f32(m.tensor_scale());
+        for (t, total) in total.into_iter().enumerate().take(x.stride) {
+            let mut rows = [0.0; TILE_ROWS];
+            I::store_f32(rows.as_mut_ptr(), I::mul(total, tensor_scale));
+            out.write(x.first + t, tile * TILE_ROWS, &rows);
         }
     }
 }

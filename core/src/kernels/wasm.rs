@@ -132,11 +132,16 @@ impl Isa for Simd128 {
     type Quad = [v128; 2];
     /// 64 times the sums.
     type Part = [v128; 4];
+    /// For each shift: rows 0 to 7 and 8 to 15, each even columns, then odd ones. A 16-bit lane is the weight of one row plus
+    /// 2^13 times that of the row four further on, so that one product is two.
+    type Wide = [[[v128; 2]; 2]; 4];
     const TILES: usize = 2;
     const TOKENS: usize = 4;
     const SUMS: usize = 2;
     /// A dot product adds at most 64 * 4 * 3 * 128, so 21845 would fit.
     const DOTS: usize = 1 << 14;
+    /// The sums of 1024 columns are at most 2 * 128 * 1024 = 2^18, which is what 32 bits hold above the 13 of the lower row.
+    const WIDE: usize = 64;
 
     #[inline(always)]
     unsafe fn codes<const S: i32>(bytes: Self::Bytes) -> Self::Codes {
@@ -173,7 +178,63 @@ impl Isa for Simd128 {
         }
         acc
     }
+
+    #[inline(always)]
+    unsafe fn unpack(bytes: Self::Bytes) -> Self::Wide {
+        // Codes are the weights plus one, in both rows.
+        let both = |low: v128, high: v128| {
+            let codes = v128_or(v128_and(low, u16x8_splat(3)), v128_and(high, u16x8_splat(3 << ROW)));
+            i16x8_sub(codes, i16x8_splat(1 | 1 << ROW))
+        };
+        core::array::from_fn(|shift| {
+            let at = 2 * shift as u32;
+            [[bytes[0], bytes[1]], [bytes[2], bytes[3]]].map(|[low, high]| {
+                let odd = match shift {
+                    3 => u16x8_shr(high, 8 + at - ROW),
+                    _ => i16x8_shl(high, ROW - 8 - at),
+                };
+                [both(u16x8_shr(low, at), i16x8_shl(high, ROW - at)), both(u16x8_shr(low, 8 + at), odd)]
+            })
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn wide_dots(acc: &mut [Self::Acc; 4], blocks: &[Self::Wide], quads: *const i8, stride: usize) {
+        let zero = i32x4_splat(0);
+        // Of both rows together, and of the lower one alone.
+        let (mut all, mut low) = ([[zero; 2]; 4], [[zero; 2]; 4]);
+        for (i, block) in blocks.iter().enumerate() {
+            let mut sums = [[zero; 2]; 4];
+            for (shift, weights) in block.iter().enumerate() {
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: the caller's: `quads` spans the columns of all blocks and the four tokens.
+                    let quad = unsafe { v128_load32_splat(quads.add(((i * 4 + shift) * stride + t) * 4).cast()) };
+                    let (even, odd) = (i16x8_shr(i16x8_shl(quad, 8), 8), i16x8_shr(quad, 8));
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = i32x4_add(*sum, i32x4_dot_i16x8(weights[0], even));
+                        *sum = i32x4_add(*sum, i32x4_dot_i16x8(weights[1], odd));
+                    }
+                }
+            }
+            // Over 16 columns the lower row's sum is from -2^12 to 16 * 2 * 127, so its 13 bits have its sign.
+            for ((all, low), sums) in all.iter_mut().zip(&mut low).zip(sums) {
+                for ((all, low), sum) in all.iter_mut().zip(low).zip(sums) {
+                    *all = i32x4_add(*all, sum);
+                    *low = i32x4_add(*low, i32x4_shr(i32x4_shl(sum, 32 - ROW), 32 - ROW));
+                }
+            }
+        }
+        for ((acc, all), low) in acc.iter_mut().zip(all).zip(low) {
+            for (i, (all, low)) in all.into_iter().zip(low).enumerate() {
+                acc[2 * i] = i32x4_add(acc[2 * i], low);
+                acc[2 * i + 1] = i32x4_add(acc[2 * i + 1], i32x4_shr(i32x4_sub(all, low), ROW));
+            }
+        }
+    }
 }
+
+/// Bits between the two rows of a lane of [`Simd128::Wide`](Isa::Wide).
+const ROW: u32 = 13;
 
 #[cfg(target_feature = "relaxed-simd")]
 impl Isa for Relaxed {
@@ -182,6 +243,7 @@ impl Isa for Relaxed {
     type Codes = [v128; 4];
     type Quad = v128;
     type Part = Self::Acc;
+    type Wide = ();
     const TILES: usize = 2;
     const TOKENS: usize = 8;
     const SUMS: usize = 2;

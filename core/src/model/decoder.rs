@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::config::Config;
 use super::error::ModelError;
-use super::weights::{Layer, Qkv, TensorReport, Up, Weights};
+use super::weights::{Layer, Linear, Qkv, TensorReport, Up, Weights};
 use crate::kernels::{Attention, Compute, Executor, Kernel, LANES, chunks_mut};
 use crate::ops::hyper_connections::{self, Mixing};
 use crate::ops::{HyperConnection, Norm, Rotations};
@@ -265,14 +265,13 @@ impl Transformer {
         resize(&mut s.v, n * kv_width);
         match &layer.qkv {
             Qkv::Split { q, k, v } => {
-                q.apply(compute, &s.normed, false, &mut s.quantized, &mut s.q);
-                k.apply(compute, &s.normed, true, &mut s.quantized, &mut s.k);
-                v.apply(compute, &s.normed, true, &mut s.quantized, &mut s.v);
+                let parts = [(q, &mut s.q[..]), (k, &mut s.k), (v, &mut s.v)];
+                Linear::apply_all(compute, &s.normed, &mut s.quantized, parts);
             }
             Qkv::Fused(qkv) => {
                 let width = q_width + 2 * kv_width;
                 resize(&mut s.fused, n * width);
-                qkv.apply(compute, &s.normed, false, &mut s.quantized, &mut s.fused);
+                qkv.apply(compute, &s.normed, &mut s.quantized, &mut s.fused);
                 for (t, row) in s.fused.chunks_exact(width).enumerate() {
                     s.q[t * q_width..][..q_width].copy_from_slice(&row[..q_width]);
                     s.k[t * kv_width..][..kv_width].copy_from_slice(&row[q_width..][..kv_width]);
@@ -372,7 +371,7 @@ impl Transformer {
             None => heads,
         };
         resize(&mut s.out, n * c.n_embd);
-        layer.attention_out.apply(compute, input, false, &mut s.quantized, &mut s.out);
+        layer.attention_out.apply(compute, input, &mut s.quantized, &mut s.out);
         add_to_residual(compute, layer.attention_connection.as_ref(), s);
     }
 
@@ -384,13 +383,13 @@ impl Transformer {
         resize(&mut s.hidden, n * width);
         match &layer.up {
             Up::Plain(up) => {
-                up.apply(compute, &s.normed, false, &mut s.quantized, &mut s.hidden);
+                up.apply(compute, &s.normed, &mut s.quantized, &mut s.hidden);
                 compute.each_row(&mut s.hidden, width, |_, hidden| compute.kernel.activate(activation, hidden));
             }
             Up::Gated { gate, up } => {
                 resize(&mut s.up, n * width);
-                gate.apply(compute, &s.normed, false, &mut s.quantized, &mut s.hidden);
-                up.apply(compute, &s.normed, true, &mut s.quantized, &mut s.up);
+                let parts = [(gate, &mut s.hidden[..]), (up, &mut s.up)];
+                Linear::apply_all(compute, &s.normed, &mut s.quantized, parts);
                 compute.each_row(&mut s.hidden, width, |t, hidden| {
                     compute.kernel.activate(activation, hidden);
                     compute.kernel.multiply(hidden, &s.up[t * width..][..width]);
@@ -398,7 +397,7 @@ impl Transformer {
             }
             Up::FusedGate(both) => {
                 resize(&mut s.fused, n * 2 * width);
-                both.apply(compute, &s.normed, false, &mut s.quantized, &mut s.fused);
+                both.apply(compute, &s.normed, &mut s.quantized, &mut s.fused);
                 compute.each_row(&mut s.hidden, width, |t, hidden| {
                     let (gate, up) = s.fused[t * 2 * width..][..2 * width].split_at(width);
                     hidden.copy_from_slice(gate);
@@ -415,7 +414,7 @@ impl Transformer {
             None => &s.hidden,
         };
         resize(&mut s.out, n * c.n_embd);
-        layer.down.apply(compute, input, false, &mut s.quantized, &mut s.out);
+        layer.down.apply(compute, input, &mut s.quantized, &mut s.out);
         add_to_residual(compute, layer.ffn_connection.as_ref(), s);
     }
 
@@ -429,7 +428,7 @@ impl Transformer {
         state.logits.resize(start + n * self.vocabulary(), 0.0);
         let out = &mut state.logits[start..];
         match &self.weights.output {
-            Some(output) => output.apply(compute, &s.normed, false, &mut s.quantized, out),
+            Some(output) => output.apply(compute, &s.normed, &mut s.quantized, out),
             None => compute.product(&self.weights.embedding, &s.normed, &mut s.quantized, out),
         }
     }

@@ -16,13 +16,25 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// Multiplies `x`, `[n, in]`, into `out`, `[n, out]`. With `again`, `scratch` already holds this `x` quantized.
-    pub fn apply(&self, compute: &Compute<'_>, x: &[f32], again: bool, scratch: &mut QuantizedRows, out: &mut [f32]) {
-        if again {
-            compute.product_again(&self.matrix, x, scratch, out);
-        } else {
-            compute.product(&self.matrix, x, scratch, out);
+    /// Multiplies `x`, `[n, in]`, into `out`, `[n, out]`.
+    pub fn apply(&self, compute: &Compute<'_>, x: &[f32], scratch: &mut QuantizedRows, out: &mut [f32]) {
+        Self::apply_all(compute, x, scratch, [(self, out)]);
+    }
+
+    /// Multiplies the same `x`, `[n, in]`, with each of several matrices, into its own `[n, out]`.
+    pub fn apply_all<const N: usize>(
+        compute: &Compute<'_>,
+        x: &[f32],
+        scratch: &mut QuantizedRows,
+        mut parts: [(&Self, &mut [f32]); N],
+    ) {
+        compute.products(x, scratch, parts.each_mut().map(|(linear, out)| (&linear.matrix, &mut **out)));
+        for (linear, out) in parts {
+            linear.finish(compute, out);
         }
+    }
+
+    fn finish(&self, compute: &Compute<'_>, out: &mut [f32]) {
         if self.scale.is_some() || self.bias.is_some() {
             compute.each_row(out, self.matrix.rows(), |_, row| {
                 if let Some(scale) = self.scale {
