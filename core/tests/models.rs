@@ -5,10 +5,11 @@ mod edited;
 
 use edited::{Edited, Tensor};
 use std::path::{Path, PathBuf};
+use sterna_core::formats::Format;
 use sterna_core::generate::{Finish, GenerateOptions};
 use sterna_core::gguf::{Event, Gguf, StreamReader};
 use sterna_core::kernels::{Executor, Rayon, Serial, available};
-use sterna_core::model::{LoadOptions, Loader, Logits, Transformer};
+use sterna_core::model::{Input, LoadOptions, Loader, Logits, Transformer};
 
 struct Reference {
     tokens: Vec<u32>,
@@ -207,6 +208,51 @@ fn streams_that_are_treated_alike_give_the_plain_model() {
         println!("{n} streams: relative error {relative:.1e}");
         // Roundings to int8 fall otherwise here and there.
         assert!(relative < 0.02, "{n} streams: {relative:e}");
+    }
+}
+
+#[test]
+fn what_goes_into_matrices_can_be_observed() {
+    let bytes = bytes("llama-f16");
+    let model = load(&bytes, "scalar");
+    let tokens = reference("llama-f16").tokens;
+    let run = |piece: usize| {
+        let mut state = model.state(None);
+        state.observe();
+        tokens
+            .chunks(piece)
+            .for_each(|tokens| drop(model.forward(&mut state, &Serial, tokens, Logits::Last).map(|_| ())));
+        state.observed().unwrap()
+    };
+    let squares = run(tokens.len());
+    assert_eq!((squares.tokens(), squares.clone()), (tokens.len(), run(3)));
+    let (c, last) = (model.config(), model.config().n_layer - 1);
+    let width = |input| squares.mean(last, input).unwrap().len();
+    let widths = [Input::Attention, Input::AttentionOutput, Input::FeedForward, Input::Down].map(width);
+    assert_eq!(widths, [c.n_embd, c.q_width(), c.n_embd, c.n_ff]);
+    assert_eq!(squares.mean(last + 1, Input::Down), None);
+    // What enters the first block is known: rows of the embedding, normed.
+    let file = Gguf::parse(&bytes).unwrap();
+    let floats = |name: &str| {
+        let info = file.header().tensors.iter().find(|info| info.name == name).unwrap();
+        let format = Format::identify(info).unwrap();
+        let mut values = vec![0.0; info.elements() as usize];
+        let size = format.tensor_bytes(info.rows(), info.cols()).unwrap() as usize;
+        format.dequantize(&file.data(info)[..size], &mut values).unwrap();
+        values
+    };
+    let (embedding, norm) = (floats("token_embd.weight"), floats("blk.0.attn_norm.weight"));
+    let mut expected = vec![0.0f64; c.n_embd];
+    for &token in &tokens {
+        let x = &embedding[token as usize * c.n_embd..][..c.n_embd];
+        let mean = x.iter().map(|x| f64::from(x * x)).sum::<f64>() / c.n_embd as f64;
+        let scale = 1.0 / (mean + f64::from(c.eps)).sqrt();
+        expected.iter_mut().zip(x).zip(&norm).for_each(|((sum, x), norm)| {
+            *sum += (f64::from(*x) * scale * f64::from(*norm)).powi(2) / tokens.len() as f64;
+        });
+    }
+    for (found, expected) in squares.mean(0, Input::Attention).unwrap().into_iter().zip(expected) {
+        assert!((f64::from(found) - expected).abs() <= 1e-4 * expected, "{found} {expected}");
     }
 }
 

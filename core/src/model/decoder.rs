@@ -49,6 +49,55 @@ pub struct State {
     logits: Vec<f32>,
 }
 
+/// The four inputs of a block's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Of the projections to q, k and v, `[n_embd]`.
+    Attention,
+    /// Of the attention's output projection, `[n_head * head_dim]`.
+    AttentionOutput,
+    /// Of the feed-forward layer's first half, `[n_embd]`.
+    FeedForward,
+    /// Of its second half, `[n_ff]`.
+    Down,
+}
+
+/// Sums of squares of what went into a model's matrices: how much an error in a column of weights counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InputSquares {
+    /// `[blocks, 4]` of `[width]`
+    sums: Vec<[Vec<f64>; 4]>,
+    tokens: usize,
+}
+
+impl InputSquares {
+    /// The mean squares, by column, of one input of a block; `None` if there is no such block or nothing was seen.
+    pub fn mean(&self, block: usize, input: Input) -> Option<Vec<f32>> {
+        let sums = &self.sums.get(block)?[input as usize];
+        Some(sums.iter().map(|sum| (sum / self.tokens.max(1) as f64) as f32).collect())
+    }
+
+    /// Tokens that were seen.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Adds the rows of `x`, `[n, width]`.
+    fn add(&mut self, block: usize, input: Input, x: &[f32], n: usize) {
+        if self.sums.len() <= block {
+            self.sums.resize_with(block + 1, Default::default);
+        }
+        let (sums, width) = (&mut self.sums[block][input as usize], x.len() / n.max(1));
+        sums.resize(width, 0.0);
+        for row in x.chunks_exact(width.max(1)) {
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+        }
+        if (block, input) == (0, Input::Attention) {
+            self.tokens += n;
+        }
+    }
+}
+
 /// Buffers of a batch, `[n, width]` each.
 #[derive(Default)]
 struct Scratch {
@@ -76,9 +125,20 @@ struct Scratch {
     /// What a half of the block adds to the residual streams.
     out: Vec<f32>,
     quantized: QuantizedRows,
+    squares: Option<InputSquares>,
 }
 
 impl State {
+    /// From now on, sums the squares of what goes into the model's matrices.
+    pub fn observe(&mut self) {
+        self.scratch.squares.get_or_insert_default();
+    }
+
+    /// What was summed since [`observe`](Self::observe), which ends.
+    pub fn observed(&mut self) -> Option<InputSquares> {
+        self.scratch.squares.take()
+    }
+
     /// Tokens in the cache.
     pub fn tokens(&self) -> usize {
         self.cache.tokens()
@@ -236,7 +296,7 @@ impl Transformer {
         }
         for (i, layer) in self.weights.layers.iter().enumerate() {
             self.attention(compute, layer, i, cache, rotations, s, first, n);
-            self.feed_forward(compute, layer, s, n);
+            self.feed_forward(compute, layer, i, s, n);
         }
         if c.n_streams > 1 {
             hyper_connections::collapse(compute, c.n_streams, c.n_embd, &s.streams, &mut s.x);
@@ -260,6 +320,9 @@ impl Transformer {
         let (q_width, kv_width) = (c.q_width(), c.kv_width());
         read_residual(compute, layer.attention_connection.as_ref(), s);
         normalize(compute, &layer.attention_norm, &s.x, &mut s.normed);
+        if let Some(squares) = &mut s.squares {
+            squares.add(index, Input::Attention, &s.normed, n);
+        }
         resize(&mut s.q, n * q_width);
         resize(&mut s.k, n * kv_width);
         resize(&mut s.v, n * kv_width);
@@ -370,16 +433,22 @@ impl Transformer {
             }
             None => heads,
         };
+        if let Some(squares) = &mut s.squares {
+            squares.add(index, Input::AttentionOutput, input, n);
+        }
         resize(&mut s.out, n * c.n_embd);
         layer.attention_out.apply(compute, input, &mut s.quantized, &mut s.out);
         add_to_residual(compute, layer.attention_connection.as_ref(), s);
     }
 
-    fn feed_forward(&self, compute: &Compute<'_>, layer: &Layer, s: &mut Scratch, n: usize) {
+    fn feed_forward(&self, compute: &Compute<'_>, layer: &Layer, index: usize, s: &mut Scratch, n: usize) {
         let (c, width) = (&self.config, self.config.n_ff);
         let activation = c.architecture.activation;
         read_residual(compute, layer.ffn_connection.as_ref(), s);
         normalize(compute, &layer.ffn_norm, &s.x, &mut s.normed);
+        if let Some(squares) = &mut s.squares {
+            squares.add(index, Input::FeedForward, &s.normed, n);
+        }
         resize(&mut s.hidden, n * width);
         match &layer.up {
             Up::Plain(up) => {
@@ -413,6 +482,9 @@ impl Transformer {
             }
             None => &s.hidden,
         };
+        if let Some(squares) = &mut s.squares {
+            squares.add(index, Input::Down, input, n);
+        }
         resize(&mut s.out, n * c.n_embd);
         layer.down.apply(compute, input, &mut s.quantized, &mut s.out);
         add_to_residual(compute, layer.ffn_connection.as_ref(), s);

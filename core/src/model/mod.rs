@@ -19,7 +19,7 @@ mod weights;
 pub use architecture::{ARCHITECTURES, Architecture, NormKind};
 pub use cache::Cache;
 pub use config::Config;
-pub use decoder::{Logits, State, Transformer};
+pub use decoder::{Input, InputSquares, Logits, State, Transformer};
 pub use error::ModelError;
 pub use loader::{LoadOptions, Loader, refusals};
 pub use weights::TensorReport;

@@ -34,11 +34,6 @@ impl QuantizedRows {
         self.sums.resize(n * (cols / group), 0);
     }
 
-    /// Forgets all tokens.
-    pub fn clear(&mut self) {
-        self.n = 0;
-    }
-
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.n

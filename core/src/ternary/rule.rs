@@ -149,6 +149,27 @@ impl Rule {
         Ok(scales)
     }
 
+    /// As [`scales`](Self::scales), with how much an error in each column counts, `[cols]`: for the output of a product, the mean
+    /// square of the activations that the column meets. Only [`Method::Search`] looks at it.
+    ///
+    /// # Errors
+    /// [`RuleError::NotFinite`].
+    pub fn weighted_scales(&self, weights: &[f32], cols: usize, importance: &[f32]) -> Result<Vec<Scale>, RuleError> {
+        let group = self.columns(cols);
+        if self.granularity == Granularity::Tensor {
+            let scale = self.method.weighted_scale(weights, importance);
+            return Ok(vec![scale.ok_or(RuleError::NotFinite { row: 0, col: 0 })?; weights.len() / cols.max(1)]);
+        }
+        let mut scales = Vec::with_capacity(weights.len().div_ceil(group));
+        for (row, weights) in weights.chunks_exact(cols.max(1)).enumerate() {
+            for (i, (weights, importance)) in weights.chunks(group).zip(importance.chunks(group)).enumerate() {
+                let scale = self.method.weighted_scale(weights, importance);
+                scales.push(scale.ok_or(RuleError::NotFinite { row, col: i * group })?);
+            }
+        }
+        Ok(scales)
+    }
+
     /// Codes (value + 1) and scales (f16 bits) of a matrix `[rows, cols]`, groups as in [`scales`](Self::scales).
     ///
     /// # Errors
@@ -182,20 +203,25 @@ impl Method {
         let mut scale = scale_above(weights, cut)?;
         match self {
             Self::Absmean => scale.cut = scale.half(),
-            // A scale that comes back is one of a cycle between equals, made by rounding to f16.
-            Self::Search => {
-                for _ in 0..SEARCH_ROUNDS {
-                    let next = scale_above(weights, scale.half())?;
-                    let settled = next.bits == scale.bits;
-                    scale = next;
-                    if settled {
-                        break;
-                    }
-                }
-            }
+            Self::Search => return search(scale, |cut| scale_above(weights, cut)),
             Self::Threshold(_) | Self::Twn | Self::Sign => {}
         }
         Some(scale)
+    }
+
+    /// As [`scale`](Self::scale); for [`Method::Search`] the squared error of each weight counts as much as its column's
+    /// `importance`, which is repeated where there are several rows of weights. Which code is nearest does not depend on that, the
+    /// best scale does.
+    pub fn weighted_scale(self, weights: &[f32], importance: &[f32]) -> Option<Scale> {
+        let scale = self.scale(weights)?;
+        match self {
+            Self::Search => search(scale, |cut| {
+                let mean = weighted_mean_above(weights, importance, cut);
+                let bits = f32_to_f16(mean);
+                (mean.is_finite() && !f16_is_bad(bits)).then_some(Scale { bits, cut })
+            }),
+            _ => Some(scale),
+        }
     }
 
     /// The value -1, 0 or 1 of a weight.
@@ -225,6 +251,20 @@ impl Scale {
     fn half(self) -> f32 {
         0.5 * f16_to_f32(self.bits)
     }
+}
+
+/// From a scale on, the nearest codes and the best scale for them by turns. A scale that comes back is one of a cycle between
+/// equals, made by rounding to f16.
+fn search(mut scale: Scale, best: impl Fn(f32) -> Option<Scale>) -> Option<Scale> {
+    for _ in 0..SEARCH_ROUNDS {
+        let next = best(scale.half())?;
+        let settled = next.bits == scale.bits;
+        scale = next;
+        if settled {
+            break;
+        }
+    }
+    Some(scale)
 }
 
 /// The least-squares scale where weights above `cut` are not zero.
@@ -259,6 +299,21 @@ fn mean_above(weights: &[f32], cut: f32) -> f32 {
         count += counts.iter().map(|&count| u64::from(count)).sum::<u64>();
     }
     if count == 0 { 0.0 } else { (sum / count as f64) as f32 }
+}
+
+/// The mean magnitude of the weights above `cut`, weighted by the importance of their columns; twice the cut, which is the scale
+/// it came from, where none of them counts.
+fn weighted_mean_above(weights: &[f32], importance: &[f32], cut: f32) -> f32 {
+    let (mut sum, mut total) = (0.0f64, 0.0f64);
+    for weights in weights.chunks(importance.len().max(1)) {
+        for (weight, &importance) in weights.iter().zip(importance) {
+            if weight.abs() > cut {
+                sum += f64::from(weight.abs()) * f64::from(importance);
+                total += f64::from(importance);
+            }
+        }
+    }
+    if total == 0.0 { 2.0 * cut } else { (sum / total) as f32 }
 }
 
 /// The mean magnitude; NaN or infinite where a weight is.
@@ -368,6 +423,34 @@ mod tests {
 
     fn squared_error(rule: Rule, weights: &[f32]) -> f32 {
         values(rule, weights).iter().zip(weights).map(|(v, w)| (v - w) * (v - w)).sum()
+    }
+
+    #[test]
+    fn what_counts_more_is_met_more_closely() {
+        let weights: Vec<f32> =
+            (0..256).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.01 + (i as f32 * 0.7).sin()).collect();
+        let importance: Vec<f32> = (0..64).map(|i| if i % 4 == 0 { 9.0 } else { 0.25 * (i % 3) as f32 }).collect();
+        let error = |scale: Scale| -> f64 {
+            let size = f16_to_f32(scale.bits);
+            let value = |weight: f32| f32::from(Method::Search.code(weight, scale.cut)) * size;
+            let one =
+                |(i, &weight): (usize, &f32)| f64::from(importance[i % 64]) * f64::from(weight - value(weight)).powi(2);
+            weights.iter().enumerate().map(one).sum()
+        };
+        let weighted = Method::Search.weighted_scale(&weights, &importance).unwrap();
+        assert!(error(weighted) < error(Method::Search.scale(&weights).unwrap()));
+        // Alike, they change nothing but how the mean is rounded; without any, nothing.
+        let plain = Method::Search.scale(&weights).unwrap();
+        let alike = Method::Search.weighted_scale(&weights, &[3.0; 64]).unwrap();
+        assert!(alike.bits.abs_diff(plain.bits) <= 1);
+        assert_eq!(Method::Search.weighted_scale(&weights, &[0.0; 64]).unwrap().bits, plain.bits);
+        assert_eq!(Method::Absmean.weighted_scale(&weights, &importance), Method::Absmean.scale(&weights));
+        assert_eq!(Method::Search.weighted_scale(&[f32::NAN; 64], &importance), None);
+        // By rows: each group meets its own columns.
+        let rule = Rule { method: Method::Search, granularity: Granularity::Columns(32) };
+        let scales = rule.weighted_scales(&weights, 64, &importance).unwrap();
+        assert_eq!(scales.len(), 8);
+        assert_eq!(Some(scales[5]), Method::Search.weighted_scale(&weights[160..192], &importance[32..]));
     }
 
     #[test]

@@ -76,6 +76,10 @@ pub struct RoundingArgs {
     /// Weights up to this share of their group's largest magnitude become zero; 0.45 with --rule threshold alone.
     #[arg(long, value_name = "SHARE")]
     pub threshold: Option<f32>,
+    /// A text that the model is first run on; search then weighs each column by the mean square of the activations that meet it.
+    /// Takes the time and the memory of running the model as it is.
+    #[arg(long, value_name = "TEXT")]
+    pub calibration: Option<PathBuf>,
     /// What shares a scale: 64, 128 or 256 weights, row, tensor; by default the format's block.
     #[arg(long, value_name = "GROUP")]
     pub group: Option<Granularity>,
@@ -231,6 +235,7 @@ fn settings(options: &Options) -> Value {
             Method::Threshold(share) => Some(share),
             _ => None,
         },
+        "calibration": options.calibration,
         "keep": options.keep,
         "token_embedding_type": options.embedding.map(Format::name),
         "output_type": options.output.map(Format::name),
@@ -276,6 +281,7 @@ impl RoundingArgs {
                 TorchDtype::Float16 => Dtype::F16,
             },
             biases_bf16: false,
+            calibration: self.calibration.clone(),
             lossless: self.require_lossless,
             validate: self.validate,
         })

@@ -146,20 +146,30 @@ pub fn plain(tensor: &Tensor<'_>, format: Format, chosen: bool, stop: Stop<'_>) 
     Ok(Encoded { bytes, sums, fidelity })
 }
 
+/// How a tensor becomes ternary.
+#[derive(Clone, Copy)]
+pub struct Rounding<'a> {
+    /// The format.
+    pub format: Format,
+    /// The rule for weights that are not ternary yet.
+    pub rule: Rule,
+    /// The rule was asked for by name: it goes before the one that the model was trained with.
+    pub chosen: bool,
+    /// The type to which weights are rounded first.
+    pub buffer: &'a Dtype,
+    /// No rule is to be applied.
+    pub lossless: bool,
+    /// How much an error in each column counts, `[cols]`, where that is known.
+    pub importance: Option<&'a [f32]>,
+}
+
 /// Encodes in a ternary format: exactly where the weights are ternary already, as the model was trained where it says so, else by
-/// `rule`. `buffer` is the type to which weights are rounded first; with `lossless` no rule is.
+/// the rule.
 ///
 /// # Errors
-/// Weights that are not finite; with `lossless`, weights that are not ternary.
-pub fn ternary(
-    tensor: &Tensor<'_>,
-    format: Format,
-    rule: Rule,
-    chosen: bool,
-    buffer: &Dtype,
-    lossless: bool,
-    stop: Stop<'_>,
-) -> Result<Encoded> {
+/// Weights that are not finite; where no rule is to be applied, weights that are not ternary.
+pub fn ternary(tensor: &Tensor<'_>, how: &Rounding<'_>, stop: Stop<'_>) -> Result<Encoded> {
+    let Rounding { format, rule, chosen, buffer, lossless, importance } = *how;
     if let Some((own, bytes)) = tensor.blocks()
         && own == format
     {
@@ -179,7 +189,7 @@ pub fn ternary(
     match &tensor.trained {
         Some((trained, dtype)) if !chosen => {
             let scale = trained_scale(tensor, dtype, stop)?;
-            by_scales(tensor, format, *trained, buffer, Some(scale), Fidelity::Trained, stop)
+            by_scales(tensor, &Rounding { rule: *trained, ..*how }, Some(scale), Fidelity::Trained, stop)
         }
         _ if lossless => bail!(
             "{} is not ternary{}; --require-lossless allows no rounding. Leave it in float with --keep, or leave the flag out",
@@ -193,14 +203,17 @@ pub fn ternary(
             let scale = match rule.granularity {
                 Granularity::Tensor => {
                     let weights = all(tensor, buffer, stop)?;
-                    let scale = rule.method.scale(&weights);
+                    let scale = match importance {
+                        Some(importance) => rule.method.weighted_scale(&weights, importance),
+                        None => rule.method.scale(&weights),
+                    };
                     Some(scale.with_context(|| {
                         format!("{}: a weight is NaN or infinite, or too large for an f16 scale", tensor.place)
                     })?)
                 }
                 _ => None,
             };
-            by_scales(tensor, format, rule, buffer, scale, Fidelity::Rule, stop)
+            by_scales(tensor, how, scale, Fidelity::Rule, stop)
         }
     }
 }
@@ -244,21 +257,21 @@ fn check(stop: Stop<'_>) -> Result<()> {
 /// Encodes rows by a rule; `one` is the scale of the whole tensor where it has one.
 fn by_scales(
     tensor: &Tensor<'_>,
-    format: Format,
-    rule: Rule,
-    buffer: &Dtype,
+    how: &Rounding<'_>,
     one: Option<Scale>,
     fidelity: Fidelity,
     stop: Stop<'_>,
 ) -> Result<Encoded> {
+    let Rounding { format, rule, buffer, importance, .. } = *how;
     let (cols, group) = (tensor.cols, rule.columns(tensor.cols));
     let encoder = RowEncoder::new(format, cols, group, rule.method == Method::Sign);
     let (mut bytes, sums) = by_rows(tensor, format, buffer, stop, |weights, out, stored| {
         let mut codes = Vec::with_capacity(encoder.padded());
         for (weights, stored) in weights.chunks_exact(cols).zip(stored.chunks_exact_mut(cols)) {
-            let scales = match one {
-                Some(scale) => vec![scale],
-                None => rule.scales(weights, cols)?,
+            let scales = match (one, importance) {
+                (Some(scale), _) => vec![scale],
+                (None, Some(importance)) => rule.weighted_scales(weights, cols, importance)?,
+                (None, None) => rule.scales(weights, cols)?,
             };
             codes.clear();
             rule.codes(weights, cols, &scales, &mut codes);

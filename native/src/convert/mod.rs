@@ -1,12 +1,14 @@
 //! From checkpoints and GGUFs to ternary GGUFs, tensor by tensor: `sterna convert`, `gguf`, `quantize` and `dequantize`.
 //!
 //! - `weights.rs` reads rows of any source as f32.
+//! - `calibration.rs` finds which columns matter, if a text is given for that.
 //! - `encode.rs` brings one tensor into a format, on all cores, and measures what was lost.
 //! - `report.rs` is what is told about it; `validate.rs` reads a written file back and compares.
 //!
 //! Here: which tensor gets which format, and the file, which has its name only when it is complete. The peak in memory is one
 //! tensor: its pages in the source, its bytes in the file, and for a rule with one scale a tensor its values as f32.
 
+pub mod calibration;
 pub mod encode;
 pub mod report;
 pub mod validate;
@@ -27,7 +29,8 @@ use sterna_core::gguf::{Header, Metadata, TensorDecl, TensorInfo, Writer};
 use sterna_core::model::refusals;
 use sterna_core::ternary::{Granularity, Method, Rule, format_for};
 
-use self::encode::{Encoded, Fidelity};
+use self::calibration::Importance;
+use self::encode::{Encoded, Fidelity, Rounding};
 use self::report::{Done, Report};
 use self::weights::Tensor;
 use crate::checkpoint::Checkpoint;
@@ -59,6 +62,8 @@ pub struct Options {
     pub buffer: Dtype,
     /// Biases in BF16 rather than F32.
     pub biases_bf16: bool,
+    /// A text by which [`Method::Search`] weighs columns.
+    pub calibration: Option<PathBuf>,
     /// Nothing may be rounded by a rule.
     pub lossless: bool,
     /// Read the file back and compare.
@@ -77,6 +82,7 @@ impl Default for Options {
             output: None,
             buffer: Dtype::F32,
             biases_bf16: false,
+            calibration: None,
             lossless: false,
             validate: false,
         }
@@ -127,7 +133,18 @@ pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Opt
         );
     }
     let tensors = plan.items.into_iter().map(|item| Tensor::of_item(&checkpoint, item)).collect::<Result<Vec<_>>>()?;
-    let mut report = write(out, metadata, &tensors, options)?;
+    let importance = match &options.calibration {
+        Some(text) => {
+            let text = calibration_text(text, options)?;
+            // The model as it is, for as long as it takes to read the text.
+            let whole = Temporary(beside(out, ".calibration.part")?);
+            let floats = Options { quant: Some(Format::F16), buffer: options.buffer.clone(), ..Options::default() };
+            write(&whole.0, metadata.clone(), &tensors, &floats, &Importance::new())?;
+            calibration::importance(&whole.0, &text)?
+        }
+        None => Importance::new(),
+    };
+    let mut report = write(out, metadata, &tensors, options, &importance)?;
     report.source = dir.display().to_string();
     report.notes.splice(0..0, notes);
     Ok(report)
@@ -154,9 +171,20 @@ pub fn from_gguf(path: &Path, out: &Path, options: &Options) -> Result<Report> {
     split.iter().for_each(|key| {
         metadata.remove(key);
     });
-    let mut report = write(out, metadata, &tensors, options)?;
+    let importance = match &options.calibration {
+        Some(text) => calibration::importance(path, &calibration_text(text, options)?)?,
+        None => Importance::new(),
+    };
+    let mut report = write(out, metadata, &tensors, options, &importance)?;
     report.source = path.display().to_string();
     Ok(report)
+}
+
+fn calibration_text(path: &Path, options: &Options) -> Result<String> {
+    if options.method != Method::Search {
+        bail!("--calibration goes with --rule search, not with {}, which weighs all columns alike", options.method);
+    }
+    crate::args::read_text(path)
 }
 
 /// What is returned where Ctrl-C was pressed.
@@ -250,7 +278,13 @@ fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> 
 type Fallbacks = BTreeMap<(usize, &'static str, &'static str), usize>;
 
 /// Writes all tensors as `options` say.
-fn write(out: &Path, mut metadata: Metadata, tensors: &[Tensor<'_>], options: &Options) -> Result<Report> {
+fn write(
+    out: &Path,
+    mut metadata: Metadata,
+    tensors: &[Tensor<'_>],
+    options: &Options,
+    importance: &Importance,
+) -> Result<Report> {
     let mut fallbacks = Fallbacks::new();
     let choices = tensors.iter().map(|tensor| choose(tensor, options, &mut fallbacks));
     let choices: Vec<Choice> = choices.collect::<Result<_>>()?;
@@ -286,7 +320,9 @@ fn write(out: &Path, mut metadata: Metadata, tensors: &[Tensor<'_>], options: &O
         let Encoded { bytes, sums, fidelity } = match *choice {
             Choice::Plain(format) => encode::plain(tensor, format, options.chosen, &stop)?,
             Choice::Ternary(format, rule) => {
-                encode::ternary(tensor, format, rule, options.chosen, &options.buffer, options.lossless, &stop)?
+                let Options { chosen, lossless, ref buffer, .. } = *options;
+                let importance = importance.get(&tensor.name).map(Vec::as_slice);
+                encode::ternary(tensor, &Rounding { format, rule, chosen, buffer, lossless, importance }, &stop)?
             }
         };
         writer.tensor(&tensor.name, &bytes).with_context(cannot)?;
@@ -391,6 +427,22 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
+/// A path with something after its name.
+fn beside(path: &Path, after: &str) -> Result<PathBuf> {
+    let mut name = path.file_name().with_context(|| format!("{} is no name of a file", path.display()))?.to_owned();
+    name.push(after);
+    Ok(path.with_file_name(name))
+}
+
+/// A file that is needed for a while.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// A file under another name until it is complete; gone if it never is.
 struct Part {
     path: PathBuf,
@@ -400,9 +452,7 @@ struct Part {
 
 impl Part {
     fn create(out: &Path) -> Result<Self> {
-        let mut name = out.file_name().with_context(|| format!("{} is no name of a file", out.display()))?.to_owned();
-        name.push(".part");
-        let path = out.with_file_name(name);
+        let path = beside(out, ".part")?;
         if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).with_context(|| format!("cannot make the folder {}", parent.display()))?;
         }

@@ -221,6 +221,52 @@ fn rules_are_ordered_by_their_error() {
 }
 
 #[test]
+fn calibration_weighs_columns_by_what_meets_them() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let text = dir.path().join("text.txt");
+    fs::write(&text, "the tern flies over the sea and the sea is wide. ".repeat(40)).unwrap();
+    let of = |name: &str, out: &Path, calibration: Option<&Path>| {
+        let calibration = calibration.map(Path::to_owned);
+        convert(name, out, &Options { calibration, validate: false, ..options(Format::Q2_0) })
+    };
+    for name in ["llama", "gpt2", "phi3"] {
+        let (plain, weighted) = (dir.path().join("plain.gguf"), dir.path().join("weighted.gguf"));
+        of(name, &plain, None);
+        of(name, &weighted, Some(&text));
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "something is left: {names:?}");
+        // Every matrix of the blocks is another now, and nothing else.
+        let (plain, weighted) = (Source::open(&plain).unwrap(), Source::open(&weighted).unwrap());
+        for ((a, plain), (_, weighted)) in plain.tensors().zip(weighted.tensors()) {
+            let in_block = a.name.starts_with("blk.") && a.dims.len() == 2;
+            assert_eq!(plain != weighted, in_block, "{name}: {}", a.name);
+        }
+        // A GGUF of floats is calibrated by itself; its weights were rounded to f16, which moves a few across a cut.
+        let (floats, again) = (dir.path().join("floats.gguf"), dir.path().join("again.gguf"));
+        convert(name, &floats, &Options { validate: false, ..options(Format::F16) });
+        let how = Options { calibration: Some(text.clone()), validate: false, ..options(Format::Q2_0) };
+        from_gguf(&floats, &again, &how).unwrap();
+        let first =
+            |source: &Source| source.tensors().map(|(info, bytes)| (info.name.clone(), bytes.to_vec())).collect();
+        let (a, b): (Vec<_>, Vec<_>) = (first(&weighted), first(&Source::open(&again).unwrap()));
+        let same = a.iter().filter(|tensor| b.contains(tensor)).count();
+        assert!(same * 10 >= a.len() * 7, "{name}: {same} of {} tensors", a.len());
+        fs::remove_file(floats).unwrap();
+        fs::remove_file(again).unwrap();
+    }
+    let refused = |options: Options| {
+        let error = from_checkpoint(&fixture("llama"), &dir.path().join("x.gguf"), None, &options).unwrap_err();
+        format!("{error:#}")
+    };
+    let calibration = Some(text.clone());
+    let error = refused(Options { calibration: calibration.clone(), method: Method::Absmean, ..Options::default() });
+    assert!(error.contains("--calibration goes with --rule search, not with absmean"), "{error}");
+    fs::write(&text, "too short").unwrap();
+    let error = refused(Options { calibration, ..options(Format::Q2_0) });
+    assert!(error.contains("--calibration has") && error.contains("longer"), "{error}");
+}
+
+#[test]
 fn float_weights_are_not_taken_for_ternary() {
     let dir = tempfile::TempDir::new().unwrap();
     let out = dir.path().join("x.gguf");
