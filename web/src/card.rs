@@ -3,7 +3,6 @@
 use serde_json::{Map, Value, json};
 use sterna_core::formats::{Format, identify_all};
 use sterna_core::gguf::{Header, TensorInfo};
-use sterna_core::kernels::Executor;
 use sterna_core::model::image;
 use sterna_core::ternary::{TILE_COLS, TILE_ROWS};
 
@@ -22,7 +21,7 @@ pub struct Card {
 
 impl Card {
     /// The card of a file with this header, to be run by `kernel`.
-    pub fn of(header: &Header, kernel: &str, exec: &dyn Executor) -> Self {
+    pub fn of(header: &Header, kernel: &str) -> Self {
         let m = &header.metadata;
         let architecture = m.str("general.architecture").unwrap_or_default();
         let tensors = Tensors::of(header);
@@ -65,7 +64,7 @@ impl Card {
         put("hasTokenizer", json!(m.contains("tokenizer.ggml.model")));
         put("hasChatTemplate", json!(m.str("tokenizer.chat_template").is_some()));
         put("kernel", json!(kernel));
-        put("threads", json!(exec.threads()));
+        put("threads", json!(crate::threads::count()));
         let mut warnings = Vec::new();
         if !is_image && !m.contains("tokenizer.ggml.model") {
             warnings.push("the file has no tokenizer: the model takes and gives token ids only".to_owned());

@@ -45,7 +45,7 @@ pub fn kernels() -> Vec<String> {
 /// Threads that compute.
 #[wasm_bindgen]
 pub fn threads() -> usize {
-    threads::executor().threads()
+    threads::count()
 }
 
 /// The drawing on a grey canvas, `[height, width]`, as digit classifiers know it, `[28, 28]`; with `dark`, 0 is ink and 255

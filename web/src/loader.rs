@@ -131,7 +131,7 @@ impl Loader {
             match (event, &mut self.parts) {
                 (Event::Header(header), _) => {
                     let (parts, kernel) = begin(header, &self.options)?;
-                    self.card = Some(Card::of(header, kernel, &*self.exec));
+                    self.card = Some(Card::of(header, kernel));
                     self.parts = Some(parts);
                 }
                 (Event::Tensor { info, bytes, .. }, Some(parts)) => parts.tensor(info, bytes, &self.exec)?,

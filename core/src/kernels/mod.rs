@@ -18,6 +18,7 @@ mod parallel;
 mod products;
 mod rows;
 mod scalar;
+mod team;
 mod tile;
 
 #[cfg(target_arch = "x86_64")]
@@ -45,6 +46,7 @@ pub use parallel::Rayon;
 pub(crate) use parallel::chunks_mut;
 pub use parallel::{Executor, Serial};
 pub use products::Compute;
+pub use team::Team;
 
 /// One instruction set's inner loops. All of them give the bits that `scalar` gives.
 ///
