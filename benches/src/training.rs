@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use clap::Args;
+use sterna::bench::Spread;
 use sterna::train::optimizer::{Optimizer, OptimizerConfig};
 use sterna::train::text::model::About;
 use sterna::train::text::{TextConfig, TextTask};
@@ -55,7 +56,10 @@ pub fn run(args: &Training) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    let (step, alone) = (super::median(&mut steps), super::median(&mut alone));
+    let (Some(step), Some(alone)) = (Spread::of(&steps), Spread::of(&alone)) else {
+        anyhow::bail!("--rounds 0 leaves nothing to measure");
+    };
+    let (step, alone) = (step.median, alone.median);
     let tokens = (args.batch * args.tokens) as f64;
     println!(
         "{} parameters, {} x {} tokens a step, {} threads",

@@ -1,6 +1,7 @@
 //! The `sterna` command as a person meets it: what it prints, where, and with which exit code.
 
 mod basics;
+mod bench;
 mod convert;
 mod data;
 mod images;

@@ -1,6 +1,9 @@
 //! One file a command: its arguments, and a thin body that hands them on.
 
 pub mod bench;
+pub mod bench_gemm;
+pub mod bench_gguf;
+pub mod bench_model;
 pub mod bench_quantization;
 pub mod chat;
 pub mod completions;
