@@ -576,3 +576,6 @@ impl fmt::Display for Memory {
         f.write_str(")")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,6 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_between_float_and_ternary() -> Result<()> {
+        let (x, w) = (random((3, 8), 1), random((5, 8), 2));
+        let at = |share| ternary_linear(&x, &w, &[5], &Quantization { share, ..ternary(Rule::absmean(4)) });
+        let expected = ((linear(&x, &w)? * 0.75)? + (at(1.0)? * 0.25)?)?;
+        assert!((at(0.25)? - expected)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
+        assert!((at(0.0)? - linear(&x, &w)?)?.abs()?.max_all()?.to_scalar::<f32>()? == 0.0);
+        Ok(())
+    }
+
+    #[test]
     fn random_rounding_is_a_function_of_its_stream() -> Result<()> {
         let (x, w) = (random((1, 64), 1), random((8, 64), 2));
         let at = |stream| -> Result<Vec<f32>> {

@@ -2,6 +2,7 @@
 
 pub mod documents;
 pub mod model;
+pub mod save;
 pub mod tokenizer;
 
 use std::path::Path;
@@ -230,7 +231,11 @@ impl Task for TextTask {
     }
 
     fn export(&self, path: &Path, _: &Step) -> Result<()> {
-        self.decoder.export(path, self.format, |metadata| self.tokenizer.metadata(metadata), &self.about)
+        self.decoder.export(path, self.format, |metadata| self.tokenizer.metadata(metadata), &self.about)?;
+        if save::is_saved(&self.decoder) {
+            save::checkpoint(&path.with_file_name("checkpoint"), &self.decoder, &self.tokenizer)?;
+        }
+        Ok(())
     }
 }
 
