@@ -43,7 +43,7 @@ pub fn run(args: &Training) -> anyhow::Result<()> {
     pool.install(|| -> anyhow::Result<()> {
         for index in 0..=args.rounds {
             let start = Instant::now();
-            let loss = task.loss(&Step { index, seed: 1, ternary: 1.0, training: true })?;
+            let loss = task.loss(&Step { index, seed: 1, ternary: 1.0, training: true }, 0)?;
             optimizer.step(task.parameters(), &loss.backward()?, 1e-4, 0.1)?;
             let step = start.elapsed().as_secs_f64();
             let start = Instant::now();

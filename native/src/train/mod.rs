@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 pub mod export;
+pub mod finetune;
 pub mod hyper_connections;
 pub mod images;
 pub mod layers;
