@@ -1,16 +1,13 @@
 //! `sterna bench gguf`, `gemm` and `model`: what is measured, and how it is told.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use predicates::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{stdout, sterna};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints").join(name)
-}
+use crate::convert::silu;
+use crate::support::{fixture, stdout, sterna};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -177,6 +174,64 @@ fn checkpoints_are_measured_in_floats_and_rounded() {
             (report["compression_ratio"].as_f64().unwrap() - sizes[0] / sizes[1]).abs() < 1e-9 && sizes[0] > sizes[1]
         );
         assert_ne!(report["baseline"]["ppl"], report["ptq"]["ppl"]);
+    }
+}
+
+#[test]
+fn checkpoints_are_trained_too_and_all_is_measured_on_what_was_not_trained_on() {
+    let dir = TempDir::new().unwrap();
+    let (text, jsonl) = (text(&dir), dir.path().join("text.jsonl"));
+    let whole = std::fs::read_to_string(&text).unwrap();
+    std::fs::write(&jsonl, serde_json::json!({ "body": whole }).to_string()).unwrap();
+    let model = |name: &str, words: &[&str]| {
+        let mut command = sterna();
+        command.args(["bench", "model"]).arg(fixture(name)).args(["-c", "32", "--skip-latency", "--json", "--run-qat"]);
+        command.args(["--qat-steps", "4", "--seq-len", "32", "--batch-size", "2", "--train-split", "0.5"]).args(words);
+        command
+    };
+    for name in ["gpt2", "phi3", "llama"] {
+        let files = dir.path().join(name);
+        let mut command = model(name, &["--learning-rate", "0.001", "--text-field", "body", "--text"]);
+        let report = json(&stdout(command.arg(&jsonl).arg("--keep-files").arg(&files)));
+        assert_eq!((&report["run_qat"], &report["qat_steps"]), (&true.into(), &4.into()));
+        assert_eq!((&report["train_split"], &report["learning_rate"]), (&0.5.into(), &0.001.into()));
+        assert!(report["qat"]["tok_s"].is_null() && report["qat"]["size_gib"] == report["ptq"]["size_gib"], "{report}");
+        assert_ne!(report["qat"]["ppl"], report["ptq"]["ppl"]);
+        let mut losses = Vec::new();
+        for (row, file) in [("baseline", "baseline.gguf"), ("ptq", "ptq.gguf"), ("qat", "qat.gguf")] {
+            let mut command = sterna();
+            command.args(["perplexity", "-c", "32", "--split", "0.5", "--json", "-m"]).arg(files.join(file));
+            let alone = json(&stdout(command.arg("-f").arg(&text)))["perplexity"].as_f64().unwrap();
+            let ppl = report[row]["ppl"].as_f64().unwrap();
+            assert!((ppl / alone - 1.0).abs() < 1e-12, "{name} {row}: {ppl} {alone}");
+            losses.push(ppl);
+        }
+        let mut again = model(name, &["--text"]);
+        again
+            .arg(&text)
+            .arg("--keep-files")
+            .arg(&files)
+            .assert()
+            .code(1)
+            .stderr(predicate::str::contains("holds an earlier run"));
+    }
+    // What was trained ternary is measured, but not trained.
+    let bitnet = silu(&dir);
+    let words = ["bench", "model", "-c", "32", "--skip-latency", "--json", "--run-qat", "--text"];
+    let output = sterna().args(words).arg(&text).arg(&bitnet).assert().success().get_output().clone();
+    let report = json(&String::from_utf8(output.stdout).unwrap());
+    assert!(report["qat"].is_null() && report["run_qat"] == true && report["ptq"]["ppl"].is_number());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("so qat is null: a BitNet was trained ternary"));
+    for (words, said) in [
+        (&["--train-split", "0"][..], "--train-split 0 is no share"),
+        (&["--train-split", "1"], "--train-split 1 is no share"),
+        (&["--keep", "*o_proj*"], "--keep goes not with --run-qat"),
+        (&["--train-split", "0.99"], "fewer than one sequence of 256"),
+        (&["--seq-len", "2000"], "context is 256"),
+    ] {
+        let mut command = sterna();
+        command.args(["bench", "model"]).arg(fixture("llama")).args(["-c", "32", "--run-qat", "--text"]).arg(&text);
+        command.args(words).assert().code(1).stderr(predicate::str::contains(said));
     }
 }
 

@@ -1,6 +1,8 @@
-//! A checkpoint measured as it is (`baseline`), and rounded to ternary (`ptq`): bytes of the GGUF, perplexity
-//! on one text, tokens a second. Files are made by the converter, perplexity is that of `sterna perplexity`, speed that of
-//! `sterna bench`.
+//! A checkpoint measured as it is (`baseline`), rounded to ternary (`ptq`), and trained to be ternary (`qat`): bytes of the GGUF,
+//! perplexity on one text, tokens a second.
+//!
+//! Nothing here measures or makes anything in a way of its own: files are the converter's, training is that of `sterna qat`,
+//! perplexity that of `sterna perplexity`, speed that of `sterna bench`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,10 @@ use sterna_core::kernels::{Executor, Rayon, Serial};
 
 use super::{Spread, speed};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::family::{Plan, Style};
 use crate::convert::{self, Options};
+use crate::train::finetune::{self, FinetuneConfig};
+use crate::train::text::documents::Documents;
 use crate::ui::interrupt::{Busy, Interrupted};
 use crate::{engine, perplexity};
 
@@ -67,17 +72,97 @@ pub fn float_format(dir: &Path) -> Result<Format> {
     Ok(if dtype == Some("bfloat16") { Format::BF16 } else { Format::F16 })
 }
 
-/// The first `count` documents of a plain text, which are its lines that are not blank, with what stands between them.
-pub fn documents(text: &str, count: usize) -> &str {
-    let ends = text.split_inclusive('\n').scan(0, |end, line| {
-        *end += line.len();
-        Some((*end, !line.trim().is_empty()))
-    });
-    let mut ends = ends.filter(|(_, filled)| *filled).map(|(end, _)| end);
-    match count.checked_sub(1) {
-        Some(last) => ends.nth(last).map_or(text, |end| &text[..end]),
-        None => "",
+/// A text in two parts: to train on, and to measure with.
+pub struct Parts<'a> {
+    /// The first share.
+    pub training: &'a str,
+    /// What follows it, or the beginning of that.
+    pub evaluation: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    /// Cuts after a share of the characters. Of the rest, `samples` samples that are not blank are measured with at most.
+    pub fn of(documents: &'a Documents, share: f64, samples: Option<usize>) -> Self {
+        let (training, rest) = documents.cut(share, None);
+        let begin = training.len();
+        // The last line may have no end.
+        let ends = documents.ends.iter().copied().filter(|&end| end > begin).chain([documents.text.len()]);
+        let filled = ends.scan(begin, |from, end| {
+            let sample = &documents.text[std::mem::replace(from, end)..end];
+            Some((end, !sample.trim().is_empty()))
+        });
+        let mut filled = filled.filter(|(_, filled)| *filled).map(|(end, _)| end);
+        let evaluation = match samples.map(|samples| samples.checked_sub(1)) {
+            None => rest,
+            Some(None) => "",
+            Some(Some(last)) => filled.nth(last).map_or(rest, |end| &documents.text[begin..end]),
+        };
+        Self { training, evaluation }
     }
+}
+
+/// How a model is trained.
+#[derive(Clone, Copy, Debug)]
+pub struct Training {
+    /// Steps.
+    pub steps: usize,
+    /// Peak learning rate.
+    pub learning_rate: f32,
+    /// Tokens of a sequence; `None` is what `sterna qat` takes, or less where the model sees less.
+    pub seq_len: Option<usize>,
+    /// Sequences of a batch; `None` is what `sterna qat` takes.
+    pub batch_size: Option<usize>,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        let schedule = FinetuneConfig::default().run.schedule;
+        Self { steps: schedule.steps, learning_rate: schedule.lr, seq_len: None, batch_size: None }
+    }
+}
+
+/// Why a checkpoint cannot be trained to be ternary; `None` if it can.
+///
+/// # Errors
+/// If there is no checkpoint, or one that cannot be converted either.
+pub fn cannot_train(dir: &Path) -> Result<Option<String>> {
+    let plan = Plan::of(&Checkpoint::open(dir)?)?;
+    Ok((plan.family.style == Style::BitNet)
+        .then(|| "a BitNet was trained ternary, and has no float weights".to_owned()))
+}
+
+/// Trains the checkpoint, and gives the directory of the one that it became.
+///
+/// # Errors
+/// As [`finetune::finetune`].
+pub fn train(settings: &Settings, training: &Training, parts: &Parts<'_>) -> Result<PathBuf> {
+    let dir = settings.work.join("qat");
+    if dir.exists() {
+        bail!("{} holds an earlier run; remove it, or name another folder", dir.display());
+    }
+    let hyper = Plan::of(&Checkpoint::open(&settings.dir)?)?.hyper;
+    let write = |name: &str, text: &str| -> Result<PathBuf> {
+        let path = settings.work.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    };
+    let mut config = FinetuneConfig {
+        source: settings.dir.clone(),
+        text: write("training.txt", parts.training)?,
+        eval_text: Some(write("evaluation.txt", parts.evaluation)?),
+        max_eval_tokens: Some(settings.perplexity.tokens).filter(|&tokens| tokens < usize::MAX),
+        rule: settings.options.method.to_string(),
+        group: settings.options.group.map(|group| group.to_string()),
+        quant: settings.options.quant.unwrap_or(Format::TQ2_0).name().to_owned(),
+        ..FinetuneConfig::default()
+    };
+    let sees = hyper.context.min(hyper.window.unwrap_or(usize::MAX));
+    config.seq_len = training.seq_len.unwrap_or_else(|| config.seq_len.min(sees));
+    config.batch_size = training.batch_size.unwrap_or(config.batch_size);
+    config.set_steps(training.steps);
+    config.run.schedule.lr = training.learning_rate;
+    let outcome = engine::in_pool(settings.threads, || finetune::finetune(&config, &dir, None, false))??;
+    Ok(outcome.checkpoint)
 }
 
 /// The checkpoint in floats.
@@ -87,7 +172,7 @@ pub fn documents(text: &str, count: usize) -> &str {
 pub fn baseline(settings: &Settings, text: &str, busy: &Busy) -> Result<Measured> {
     let float = settings.float;
     let options = Options { quant: Some(float), embedding: Some(float), output: Some(float), ..Options::default() };
-    converted(settings, "baseline.gguf", &options, Some(text), busy)
+    converted(settings, &settings.dir, "baseline.gguf", &options, Some(text), busy)
 }
 
 /// The checkpoint rounded to ternary, without training.
@@ -96,13 +181,32 @@ pub fn baseline(settings: &Settings, text: &str, busy: &Busy) -> Result<Measured
 /// As [`convert::from_checkpoint`] and [`measure`].
 pub fn ptq(settings: &Settings, text: &str, busy: &Busy) -> Result<Measured> {
     let text = Some(text).filter(|_| !settings.skip_ptq_ppl);
-    converted(settings, "ptq.gguf", &settings.options, text, busy)
+    converted(settings, &settings.dir, "ptq.gguf", &settings.options, text, busy)
 }
 
-fn converted(settings: &Settings, name: &str, options: &Options, text: Option<&str>, busy: &Busy) -> Result<Measured> {
-    let path = settings.work.join(name);
-    let report = engine::in_pool(settings.threads, || convert::from_checkpoint(&settings.dir, &path, None, options))??;
-    report.notes.iter().for_each(|note| eprintln!("note: {name}: {note}"));
+/// What training made of the checkpoint, in `trained`.
+///
+/// # Errors
+/// As [`baseline`].
+pub fn qat(settings: &Settings, trained: &Path, text: &str, busy: &Busy) -> Result<Measured> {
+    // What training made ternary must be found so.
+    let options = Options { lossless: true, ..settings.options.clone() };
+    converted(settings, trained, "qat.gguf", &options, Some(text), busy)
+}
+
+/// Converts `dir`, the checkpoint or what training made of it, and measures the file.
+fn converted(
+    settings: &Settings,
+    dir: &Path,
+    file: &str,
+    options: &Options,
+    text: Option<&str>,
+    busy: &Busy,
+) -> Result<Measured> {
+    let path = settings.work.join(file);
+    let name = convert::directory_name(&settings.dir);
+    let report = engine::in_pool(settings.threads, || convert::from_checkpoint(dir, &path, Some(&name), options))??;
+    report.notes.iter().for_each(|note| eprintln!("note: {file}: {note}"));
     let measured = measure(settings, &path, text, busy);
     if !settings.keep {
         // The next file may need the room.
@@ -149,11 +253,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_of_a_text_are_lines_with_something_in_them() {
+    fn texts_are_cut_and_samples_that_are_not_blank_count() {
         let text = "one\n\n two\n  \nthree";
-        for (count, expected) in [(0, ""), (1, "one\n"), (2, "one\n\n two\n"), (3, text), (9, text)] {
-            assert_eq!(documents(text, count), expected, "{count}");
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        let documents = Documents { text: text.into(), ends };
+        let part = |share: f64, samples: Option<usize>| Parts::of(&documents, share, samples).evaluation;
+        for (samples, expected) in [
+            (Some(0), ""),
+            (Some(1), "one\n"),
+            (Some(2), "one\n\n two\n"),
+            (Some(3), text),
+            (Some(9), text),
+            (None, text),
+        ] {
+            assert_eq!(part(0.0, samples), expected, "{samples:?}");
         }
-        assert_eq!(documents("", 1), "");
+        // Of 18 characters the first two.
+        assert_eq!((part(0.12, Some(1)), part(0.12, Some(2))), ("e\n", "e\n\n two\n"));
+        assert_eq!((Parts::of(&documents, 0.5, None).training, part(0.5, None)), ("one\n\n two", "\n  \nthree"));
     }
 }

@@ -1,4 +1,4 @@
-//! `sterna bench model`: a checkpoint in floats and ternary: size, perplexity, tokens a second.
+//! `sterna bench model`: a checkpoint in floats, rounded to ternary, and trained: size, perplexity, tokens a second.
 
 use std::path::PathBuf;
 
@@ -9,9 +9,9 @@ use sterna_core::formats::Format;
 use sterna_core::ternary::Method;
 
 use super::convert::{RoundingArgs, TorchDtype, format_of};
-use crate::args::read_text;
-use crate::bench::model::{self, Measured, Settings};
+use crate::bench::model::{self, Measured, Parts, Settings, Training};
 use crate::train::checkpoint;
+use crate::train::text::documents::Documents;
 use crate::ui::interrupt;
 use crate::ui::text::{self, Align};
 use crate::{Out, machine, perplexity};
@@ -22,9 +22,12 @@ pub struct BenchModelArgs {
     /// The checkpoint's directory: config.json, safetensors, tokenizer.
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// The text that perplexity is measured on; - is stdin.
-    #[arg(long, value_name = "FILE")]
+    /// The text: a plain file, .jsonl or .parquet.
+    #[arg(long, visible_alias = "dataset", value_name = "FILE")]
     pub text: PathBuf,
+    /// The field of .jsonl, or the column of .parquet, that holds the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub text_field: String,
     /// Format of the ternary layers: TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S.
     #[arg(long, value_name = "FORMAT", value_parser = format_of, default_value = "TQ2_0")]
     pub quant: Format,
@@ -40,7 +43,7 @@ pub struct BenchModelArgs {
     /// Measure on so many tokens of the text only, from the beginning of what is not trained on.
     #[arg(long, value_name = "N")]
     pub max_eval_tokens: Option<usize>,
-    /// Measure on so many texts only: lines of a plain text that are not blank.
+    /// Measure on so many texts only: documents, or lines of a plain text that are not blank.
     #[arg(long, value_name = "N")]
     pub eval_texts: Option<usize>,
     /// Tokens that are generated to measure the speed.
@@ -52,6 +55,25 @@ pub struct BenchModelArgs {
     /// Do not measure the perplexity of the rounded model.
     #[arg(long)]
     pub skip_ptq_ppl: bool,
+    /// Train the model to be ternary too, as sterna qat does.
+    #[arg(long)]
+    pub run_qat: bool,
+    /// Steps of that training.
+    #[arg(long, value_name = "N", default_value_t = Training::default().steps)]
+    pub qat_steps: usize,
+    /// Its peak learning rate.
+    #[arg(long, value_name = "X", default_value_t = Training::default().learning_rate)]
+    pub learning_rate: f32,
+    /// Share of the text, at its beginning, that is trained on; all is measured on what follows it. By default 0.9 with --run-qat,
+    /// else 0.
+    #[arg(long, value_name = "SHARE")]
+    pub train_split: Option<f64>,
+    /// Tokens of a sequence in training; by default 256, or fewer where the model sees fewer.
+    #[arg(long, visible_alias = "block-size", value_name = "N", requires = "run_qat")]
+    pub seq_len: Option<usize>,
+    /// Sequences of a batch in training.
+    #[arg(long, value_name = "N", requires = "run_qat")]
+    pub batch_size: Option<usize>,
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
@@ -90,7 +112,7 @@ struct Report {
     run_qat: bool,
     qat_steps: usize,
     train_split: f64,
-    learning_rate: f64,
+    learning_rate: f32,
     compression_ratio: f64,
     baseline: Measured,
     ptq: Measured,
@@ -112,8 +134,19 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         Some(TorchDtype::Bfloat16) => Format::BF16,
         None => model::float_format(&args.dir)?,
     };
-    let text = read_text(&args.text)?;
-    let text = args.eval_texts.map_or(text.as_str(), |count| model::documents(&text, count));
+    let train_split = args.train_split.unwrap_or(if args.run_qat { 0.9 } else { 0.0 });
+    if !(0.0..1.0).contains(&train_split) || args.run_qat && train_split == 0.0 {
+        let from = if args.run_qat { "above" } else { "from" };
+        bail!(
+            "--train-split {train_split} is no share of the text that can be trained on; give one {from} 0 and below 1"
+        );
+    }
+    if args.run_qat && !args.rounding.keep.is_empty() {
+        bail!("--keep goes not with --run-qat, which trains every linear layer; leave one of them out");
+    }
+    let documents = Documents::read(&args.text, &args.text_field)?;
+    let parts = Parts::of(&documents, train_split, args.eval_texts);
+    let text = parts.evaluation;
     let (work, _temporary) = match &args.keep_files {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
@@ -142,8 +175,14 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         keep: args.keep_files.is_some(),
     };
     let busy = interrupt::busy();
+    // First, as what is wrong with its settings should not cost the time of the others.
+    let trained = match args.run_qat {
+        true => train(args, &settings, &parts)?,
+        false => None,
+    };
     let baseline = model::baseline(&settings, text, &busy)?;
     let ptq = model::ptq(&settings, text, &busy)?;
+    let qat = trained.map(|trained| model::qat(&settings, &trained, text, &busy)).transpose()?;
     let report = Report {
         model_id: args.dir.display().to_string(),
         dataset: args.text.display().to_string(),
@@ -162,14 +201,14 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         max_new_tokens: args.max_new_tokens,
         skip_latency: args.skip_latency,
         skip_ptq_ppl: args.skip_ptq_ppl,
-        run_qat: false,
-        qat_steps: 0,
-        train_split: 0.0,
-        learning_rate: 0.0,
+        run_qat: args.run_qat,
+        qat_steps: args.qat_steps,
+        train_split,
+        learning_rate: args.learning_rate,
         compression_ratio: baseline.size_gib / ptq.size_gib,
         baseline,
         ptq,
-        qat: None,
+        qat,
     };
     let mut json = serde_json::to_string_pretty(&report)?;
     json.push('\n');
@@ -181,6 +220,22 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         false => print(&report, args, out)?,
     }
     Ok(())
+}
+
+/// Trains, and gives the directory of the trained checkpoint; `None`, and the reason on stderr, for models that are not trained.
+fn train(args: &BenchModelArgs, settings: &Settings, parts: &Parts<'_>) -> Result<Option<PathBuf>> {
+    if let Some(why) = model::cannot_train(&args.dir)? {
+        eprintln!("note: {} is not trained, so qat is null: {why}", args.dir.display());
+        return Ok(None);
+    }
+    let training = Training {
+        steps: args.qat_steps,
+        learning_rate: args.learning_rate,
+        seq_len: args.seq_len,
+        batch_size: args.batch_size,
+    };
+    let trained = model::train(settings, &training, parts);
+    trained.map(Some).with_context(|| format!("cannot train {} on {}", args.dir.display(), args.text.display()))
 }
 
 fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {

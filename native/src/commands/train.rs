@@ -8,14 +8,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Out;
-use crate::data;
 use crate::train::images::{self, ImageTask, ImagesConfig};
 use crate::train::schedule::Decay;
 use crate::train::text::model::{About, Architecture};
 use crate::train::text::tokenizer::TokenizerChoice;
 use crate::train::text::{TextConfig, TextTask};
 use crate::train::trainer::{self, Outcome, RunConfig, RunDir, Task};
+use crate::{Out, data, engine};
 
 /// Train a ternary model and export it as GGUF.
 ///
@@ -282,10 +281,7 @@ fn run_task(
 /// Trains on as many threads as were asked for.
 pub(super) fn within<R: Send>(threads: Option<u32>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
     let threads = threads.map_or_else(crate::machine::cores, |threads| threads as usize);
-    // Not through `engine::with_threads`, which makes no pool for one thread: rayon would use all.
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads; try -t 1")?;
-    pool.install(work)
+    engine::in_pool(threads, work)?
 }
 
 /// The settings in a TOML file, or else `default`.
