@@ -388,7 +388,8 @@ fn check(c: &FinetuneConfig) -> Result<()> {
     if !(0.0..1.0).contains(&c.held_out) || c.held_out == 0.0 && c.eval_text.is_none() {
         bail!("a share of {} cannot be held out; give --held-out a share above 0 and below 1", c.held_out);
     }
-    if !(0.0..=1.0).contains(&c.distill) || !(c.temperature > 0.0 && c.temperature.is_finite()) {
+    let follows = (0.0..=1.0).contains(&c.distill) && c.temperature > 0.0 && c.temperature.is_finite();
+    if !follows {
         bail!(
             "--distill is a share from 0 to 1, --temperature a positive number, not {} and {}",
             c.distill,
