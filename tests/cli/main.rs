@@ -8,5 +8,6 @@ mod images;
 mod inspect;
 mod models;
 mod pull;
+mod qat;
 mod support;
 mod train;

@@ -78,6 +78,7 @@ pub fn run(args: &QatArgs, out: &mut Out) -> Result<()> {
         task.decoder().parameters().count(),
         task.memory()
     );
+    task.notes().iter().for_each(|note| eprintln!("note: {note}"));
     let outcome = super::train::within(args.run.threads, || task.run(&dir, args.run.resume))?;
     report(&outcome, args.run.json, out)
 }

@@ -165,6 +165,7 @@ pub struct FinetuneTask {
     held_out: HeldOut,
     held_out_text: String,
     memory: Memory,
+    notes: Vec<String>,
 }
 
 /// How weights become ternary, and in what they are written.
@@ -196,17 +197,26 @@ impl FinetuneTask {
         }
         let name = convert::directory_name(&config.source);
         let mut metadata = plan.metadata(checkpoint.config(), &name)?;
-        tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut Vec::new())?;
+        let mut notes = Vec::new();
+        tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
         if metadata.strings("tokenizer.ggml.tokens").is_none() {
             bail!("{source} has no tokenizer to read the text with; fetch its tokenizer.json or tokenizer.model");
         }
         let tokenizer = Tokenizer::from_metadata(&metadata).with_context(|| format!("the tokenizer in {source}"))?;
         let blueprint = blueprint(&plan, metadata, config.seq_len).with_context(|| source.to_string())?;
         let quantizer = |cols: usize| rounding.quantizer(cols);
-        // What cannot be written is told before training, not after.
+        // What cannot be written, or only otherwise, is told before training, not after.
+        let mut others = BTreeMap::new();
         for item in plan.items.iter().filter(|item| item.role == Role::Linear) {
-            quantizer(item.cols).with_context(|| format!("tensor {} of {source}", item.name))?;
+            let format = rounding.format(item.cols).with_context(|| format!("tensor {} of {source}", item.name))?;
+            if rounding.method.is_some() && format != rounding.format {
+                *others.entry((item.cols, format.name())).or_insert(0) += 1;
+            }
         }
+        notes.extend(others.iter().map(|((cols, format), tensors)| {
+            let asked = rounding.format.name();
+            format!("{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are trained for {format}")
+        }));
         let mut text = Text::read(&config, data_dir)?;
         let (training, held_out) = text.tokens(&config, &tokenizer)?;
         let memory = Memory::estimate(&plan, &config, rounding.method.is_some());
@@ -217,7 +227,7 @@ impl FinetuneTask {
         let decoder = model().with_context(|| source.to_string())?;
         let teacher = if config.distill > 0.0 { Some(model()?) } else { None };
         let held_out_text = text.held_out;
-        Ok(Self { config, decoder, teacher, items, rounding, name, training, held_out, held_out_text, memory })
+        Ok(Self { config, decoder, teacher, items, rounding, name, training, held_out, held_out_text, memory, notes })
     }
 
     /// Measures the float and the rounded model, trains, writes, and says how it went.
@@ -228,6 +238,12 @@ impl FinetuneTask {
         let dir = RunDir::create(dir)?;
         let settings = &self.config;
         trainer::check_start(&dir, resume)?;
+        let checkpoint = dir.path().join(CHECKPOINT);
+        if let (Ok(to), Ok(from)) = (checkpoint.canonicalize(), settings.source.canonicalize())
+            && to == from
+        {
+            bail!("{} would be written over itself; name another folder with --out", from.display());
+        }
         let step = |ternary: f32| Step { index: 0, seed: settings.run.seed, ternary, training: false };
         let float = self.evaluate(&step(0.0), true)?;
         let rounded = self.evaluate(&step(1.0), true)?;
@@ -241,7 +257,7 @@ impl FinetuneTask {
             steps: done.steps,
             seconds: done.seconds,
             model: done.model,
-            checkpoint: dir.path().join(CHECKPOINT),
+            checkpoint,
             held_out,
         })
     }
@@ -259,6 +275,11 @@ impl FinetuneTask {
     /// Tokens to train on, and of the held-out text.
     pub fn tokens(&self) -> (usize, usize) {
         (self.training.len(), self.held_out.ids.len())
+    }
+
+    /// What a person should know before it begins.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// What it will take.
@@ -342,6 +363,14 @@ impl Rounding {
         Ok(Self { method, group, format, stochastic: config.stochastic_rounding })
     }
 
+    /// The format of projections of so many columns.
+    fn format(&self, cols: usize) -> Result<Format> {
+        match self.method {
+            Some(method) => Ok(convert::for_rows(cols, self.format, method, self.group)?.0),
+            None => Ok(Format::F16),
+        }
+    }
+
     /// How projections of so many columns are quantized.
     fn quantizer(&self, cols: usize) -> Result<Quantizer> {
         let rule = match self.method {
@@ -359,7 +388,8 @@ fn check(c: &FinetuneConfig) -> Result<()> {
     if !(0.0..1.0).contains(&c.held_out) || c.held_out == 0.0 && c.eval_text.is_none() {
         bail!("a share of {} cannot be held out; give --held-out a share above 0 and below 1", c.held_out);
     }
-    if !(0.0..=1.0).contains(&c.distill) || !(c.temperature > 0.0 && c.temperature.is_finite()) {
+    let follows = (0.0..=1.0).contains(&c.distill) && c.temperature > 0.0 && c.temperature.is_finite();
+    if !follows {
         bail!(
             "--distill is a share from 0 to 1, --temperature a positive number, not {} and {}",
             c.distill,
@@ -368,7 +398,7 @@ fn check(c: &FinetuneConfig) -> Result<()> {
     }
     let schedule = &c.run.schedule;
     let last = schedule.steps.saturating_sub(1);
-    if schedule.steps > 0 && c.rule != "none" && schedule.ternary_share_at(last) < 1.0 {
+    if c.rule != "none" && schedule.ternary_share_at(last) < 1.0 {
         bail!(
             "after {} float steps and {} of warm-up no step of {} is left in which weights are ternary; give more --steps, or a lower \
              --ternary-warmup-steps",

@@ -471,3 +471,61 @@ impl Log {
         super::loss_curve(training, held_out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::super::parameters::Kind;
+    use super::*;
+
+    /// The loss of part i is `(i + 1) a`, and only the last part knows of b.
+    struct Parts {
+        parameters: Parameters,
+        a: Var,
+        b: Var,
+    }
+
+    impl Task for Parts {
+        fn parameters(&self) -> &Parameters {
+            &self.parameters
+        }
+
+        fn parts(&self) -> usize {
+            3
+        }
+
+        fn loss(&self, _: &Step, part: usize) -> Result<Tensor> {
+            let loss = (self.a.as_tensor() * (part + 1) as f64)?;
+            Ok(if part == 2 { (loss + self.b.as_tensor())? } else { loss })
+        }
+
+        fn evaluate(&self, _: &Step, _: bool) -> Result<Evaluation> {
+            Ok(Evaluation { loss: 0.0, loss_per_char: None, accuracy: None })
+        }
+
+        fn items_per_step(&self) -> (usize, &'static str) {
+            (3, "parts")
+        }
+
+        fn export(&self, _: &Path, _: &Step) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn parts_of_a_step_are_averaged() -> Result<()> {
+        let mut parameters = Parameters::new(1);
+        let scalar = |value: f32| Tensor::new(value, &Device::Cpu);
+        let a = parameters.add("a", Kind::Vector, scalar(5.0)?)?;
+        let b = parameters.add("b", Kind::Vector, scalar(6.0)?)?;
+        let task = Parts { parameters, a, b };
+        let dir = tempfile::tempdir()?;
+        let step = Step { index: 0, seed: 1, ternary: 1.0, training: true };
+        let (loss, grads) = gradients(&task, &step, &RunDir::create(dir.path())?)?;
+        assert!((loss - 12.0).abs() < 1e-5, "{loss}");
+        let of = |var: &Var| grads.get(var).unwrap().to_scalar::<f32>().unwrap();
+        assert!((of(&task.a) - 2.0).abs() < 1e-6 && (of(&task.b) - 1.0 / 3.0).abs() < 1e-6);
+        Ok(())
+    }
+}

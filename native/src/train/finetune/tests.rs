@@ -171,6 +171,10 @@ fn a_stopped_run_goes_on_and_another_is_told_apart() {
     assert!(error.contains(checkpoint) && error.contains("distill was 0.5 there and is 0.25 here"), "{error}");
     let error = format!("{:#}", finetune(&config, &dir.path().join("new"), None, true).unwrap_err());
     assert!(error.contains("no checkpoint"), "{error}");
+    let onto_itself = FinetuneConfig { source: out.join("checkpoint"), ..config };
+    fs::remove_file(out.join(checkpoint)).unwrap();
+    let error = format!("{:#}", finetune(&onto_itself, &out, None, false).unwrap_err());
+    assert!(error.contains("over itself"), "{error}");
 }
 
 struct Stops {
