@@ -3,7 +3,7 @@
     python benches/make_shape_checkpoint.py DIR [--layers 26] [--shards 4]
     /usr/bin/time -v sterna convert DIR -o /tmp/x.gguf
 
-Needs numpy. Weights are normally distributed; there is no tokenizer. About 6 GB with the default shape.
+Needs numpy. Weights are normally distributed; there is no tokenizer. 5.6 GB with the default shape.
 """
 
 import argparse

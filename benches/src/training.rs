@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use clap::Args;
+use sterna::bench::Spread;
 use sterna::train::optimizer::{Optimizer, OptimizerConfig};
 use sterna::train::text::model::About;
 use sterna::train::text::{TextConfig, TextTask};
@@ -42,7 +43,7 @@ pub fn run(args: &Training) -> anyhow::Result<()> {
     pool.install(|| -> anyhow::Result<()> {
         for index in 0..=args.rounds {
             let start = Instant::now();
-            let loss = task.loss(&Step { index, seed: 1, ternary: 1.0, training: true })?;
+            let loss = task.loss(&Step { index, seed: 1, ternary: 1.0, training: true }, 0)?;
             optimizer.step(task.parameters(), &loss.backward()?, 1e-4, 0.1)?;
             let step = start.elapsed().as_secs_f64();
             let start = Instant::now();
@@ -55,7 +56,10 @@ pub fn run(args: &Training) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    let (step, alone) = (super::median(&mut steps), super::median(&mut alone));
+    let (Some(step), Some(alone)) = (Spread::of(&steps), Spread::of(&alone)) else {
+        anyhow::bail!("--rounds 0 leaves nothing to measure");
+    };
+    let (step, alone) = (step.median, alone.median);
     let tokens = (args.batch * args.tokens) as f64;
     println!(
         "{} parameters, {} x {} tokens a step, {} threads",

@@ -51,6 +51,8 @@ pub enum Command {
     Tokenize(commands::tokenize::TokenizeArgs),
     /// Train a ternary model and export it as GGUF.
     Train(commands::train::TrainArgs),
+    /// Fine-tune a Hugging Face checkpoint so that it becomes ternary.
+    Qat(commands::qat::QatArgs),
     /// Convert a Hugging Face checkpoint to a ternary GGUF.
     Convert(commands::convert::ConvertArgs),
     /// Export a GGUF from a checkpoint, or from a directory that convert made.

@@ -18,9 +18,17 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce(Arc<dyn Executor>
     if threads == 1 {
         return Ok(work(Arc::new(Serial)));
     }
+    in_pool(threads, || work(Arc::new(Rayon)))
+}
+
+/// Runs `work` in a pool of so many threads, also of one: what spreads over rayon's threads by itself takes no others.
+///
+/// # Errors
+/// If threads cannot be started.
+pub fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R> {
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads; try -t 1")?;
-    Ok(pool.install(|| work(Arc::new(Rayon))))
+    Ok(pool.install(work))
 }
 
 /// Loads a GGUF tensor by tensor; the peak in memory is the packed model and one tensor.

@@ -2,6 +2,7 @@
 //! the crate `sterna-core`; this library follows the command's needs.
 
 pub mod args;
+pub mod bench;
 pub mod checkpoint;
 pub mod commands;
 pub mod convert;
@@ -13,6 +14,7 @@ pub mod hub;
 pub mod images;
 pub mod loss;
 pub mod machine;
+pub mod perplexity;
 pub mod plot;
 pub mod source;
 pub mod train;

@@ -9,13 +9,9 @@ use sterna_core::formats::Format;
 use sterna_core::gguf::Gguf;
 use tempfile::TempDir;
 
-use crate::support::{data, stdout, sterna};
+use crate::support::{data, fixture, stdout, sterna};
 
 const FAMILIES: [&str; 6] = ["llama", "qwen2", "qwen3", "phi3", "gpt2", "bitnet"];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints").join(name)
-}
 
 fn convert(name: &str, out: &Path, words: &[&str]) -> String {
     stdout(sterna().arg("convert").arg(fixture(name)).arg("-o").arg(out).args(words))
@@ -214,7 +210,7 @@ fn gguf_py_reads_every_element() {
 }
 
 /// The BitNet with the activation that llama.cpp's architecture has, and a tokenizer.
-fn silu(dir: &TempDir) -> PathBuf {
+pub fn silu(dir: &TempDir) -> PathBuf {
     let copy = dir.path().join("bitnet");
     std::fs::create_dir_all(&copy).unwrap();
     let config = std::fs::read_to_string(fixture("bitnet").join("config.json")).unwrap();

@@ -1,11 +1,13 @@
 //! The `sterna` command as a person meets it: what it prints, where, and with which exit code.
 
 mod basics;
+mod bench;
 mod convert;
 mod data;
 mod images;
 mod inspect;
 mod models;
 mod pull;
+mod qat;
 mod support;
 mod train;

@@ -38,6 +38,11 @@ pub fn data(name: &str) -> Option<PathBuf> {
     }
 }
 
+/// The folder of a checkpoint that stands with the tests.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints").join(name)
+}
+
 /// A GGUF with these tensors, all zero: name, dimensions, type number, bytes.
 pub fn gguf(metadata: &Metadata, tensors: &[(&str, &[u64], u32, u64)]) -> Vec<u8> {
     let decl = |(name, dims, type_id, size): &(&str, &[u64], u32, u64)| TensorDecl {

@@ -387,6 +387,34 @@ impl Family {
             _ => Err(config.wrong("architectures", format!("those that are read: {}", known()))),
         }
     }
+
+    /// What a tensor of a GGUF is in a checkpoint of this family, as `transformers` saves it: `name` and dimensions (`[rows, cols]` or
+    /// `[len]`) are the GGUF's, heads have `head` rows. `None` if the family has no such tensor.
+    pub fn item(&self, name: &str, dims: &[usize], head: usize) -> Option<Item> {
+        let (row, before) = match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+            Some((layer, part)) => {
+                (self.layers.iter().find(|row| row.to == part)?, format!("{}{}.{layer}.", self.prefix, self.layer))
+            }
+            None => {
+                let row = self.first.iter().chain(self.last).find(|row| row.to == name)?;
+                (row, if row.role == Role::Output { String::new() } else { self.prefix.to_owned() })
+            }
+        };
+        let from = From {
+            tensor: format!("{before}{}", row.from.first()?),
+            heads_of: (self.permuted && matches!(row.how, How::QueryHeads | How::KeyHeads)).then_some(head),
+            transposed: row.how == How::Transposed,
+            packed: false,
+            scale: 1.0,
+            trained: None,
+        };
+        let (rows, cols) = match *dims {
+            [rows, cols] => (rows, cols),
+            _ => (1, dims.iter().product()),
+        };
+        let origin = Origin::Tensor(from);
+        Some(Item { name: name.to_owned(), role: row.role, rows, cols, vector: dims.len() == 1, origin })
+    }
 }
 
 impl Plan {
@@ -620,6 +648,13 @@ impl Packing {
     }
 }
 
+/// The row of a checkpoint that becomes this row: pairs that are rotated together stand half a head apart there, and side by side
+/// in a GGUF of the architecture `llama`.
+pub fn interleaved(row: usize, head: usize) -> usize {
+    let (start, within) = (row / head * head, row % head);
+    start + within % 2 * (head / 2) + within / 2
+}
+
 /// A value as a type holds it.
 pub fn rounded(value: f32, dtype: &Dtype) -> f32 {
     use sterna_core::formats::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
@@ -627,5 +662,16 @@ pub fn rounded(value: f32, dtype: &Dtype) -> f32 {
         Dtype::BF16 => bf16_to_f32(f32_to_bf16(value)),
         Dtype::F16 => f16_to_f32(f32_to_f16(value)),
         _ => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_interleaved() {
+        let order: Vec<usize> = (0..8).map(|row| interleaved(row, 4)).collect();
+        assert_eq!(order, [0, 2, 1, 3, 4, 6, 5, 7]);
     }
 }

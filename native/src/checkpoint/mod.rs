@@ -6,6 +6,7 @@
 //! - `family.rs`: the table of model families: which tensor becomes which, and in what shape.
 //! - `metadata.rs`: the keys of the GGUF that follow from the configuration.
 //! - `tokenizer.rs`, `sentencepiece.rs`: the vocabulary and what goes with it.
+//! - `save.rs`: the way back, of models that were trained here.
 //!
 //! Not here: quantization and writing (`convert`), and checkpoints of our own training runs (`train::checkpoint`).
 
@@ -13,6 +14,7 @@ pub mod config;
 pub mod family;
 pub mod metadata;
 pub mod safetensors;
+pub mod save;
 pub mod sentencepiece;
 pub mod tokenizer;
 

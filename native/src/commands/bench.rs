@@ -1,14 +1,13 @@
 //! `sterna bench`: tokens per second of prompt processing and generation.
 
-use std::time::Instant;
-
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use sterna_core::Model;
 use sterna_core::generate::PIECE;
-use sterna_core::{Model, SessionOptions};
 
 use crate::Out;
 use crate::args::ModelArgs;
+use crate::bench::speed;
 use crate::ui::bench_report::{Output, Report, Subject, Test};
 use crate::ui::interrupt::{self, Busy};
 use crate::ui::text;
@@ -52,15 +51,26 @@ pub struct BenchArgs {
 
 /// Measurements of other things than a model's speed.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value a process")]
 pub enum Suite {
+    /// Measure GGUFs as files: size, memory, load, milliseconds a token; each in a process of its own.
+    Gguf(super::bench_gguf::BenchGgufArgs),
+    /// Measure ternary products: every kernel that this CPU has, on shapes of real layers.
+    Gemm(super::bench_gemm::BenchGemmArgs),
+    /// Measure a checkpoint in floats, rounded to ternary, and trained: size, perplexity, speed.
+    Model(super::bench_model::BenchModelArgs),
     /// Train and measure small image classifiers: floats, rounded afterwards, ternary, signs.
     Quantization(super::bench_quantization::BenchQuantizationArgs),
 }
 
 /// Prints one row per test and number of threads.
 pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
-    if let Some(Suite::Quantization(args)) = &args.suite {
-        return super::bench_quantization::run(args, out);
+    match &args.suite {
+        Some(Suite::Gguf(args)) => return super::bench_gguf::run(args, out),
+        Some(Suite::Gemm(args)) => return super::bench_gemm::run(args, out),
+        Some(Suite::Model(args)) => return super::bench_model::run(args, out),
+        Some(Suite::Quantization(args)) => return super::bench_quantization::run(args, out),
+        None => {}
     }
     let path = args.model.resolve()?;
     let threads: Vec<usize> = match args.threads.is_empty() {
@@ -114,21 +124,8 @@ fn measure(
     busy: &Busy,
 ) -> Result<Option<Test>> {
     let started = text::now();
-    let samples = engine::with_threads(threads, |exec| -> Result<Option<Vec<u64>>> {
-        let mut samples = Vec::new();
-        let warmups = u32::from(!args.no_warmup);
-        for run in 0..args.repetitions + warmups {
-            let mut session = model.session(SessionOptions { context: None, exec: exec.clone() });
-            let clock = Instant::now();
-            if !feed(&mut session, model, prompt, generated, busy)? {
-                return Ok(None);
-            }
-            if run >= warmups {
-                samples.push(u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX));
-            }
-        }
-        Ok(Some(samples))
-    })??;
+    let runs = (args.repetitions, u32::from(!args.no_warmup));
+    let samples = engine::with_threads(threads, |exec| speed::samples(model, (prompt, generated), runs, &exec, busy))??;
     let transformer = model.transformer();
     let passes = prompt.div_ceil(PIECE) + generated;
     Ok(samples.map(|samples| Test {
@@ -140,33 +137,6 @@ fn measure(
         bytes_read: transformer.bytes_a_token() as f64 * passes as f64,
         started,
     }))
-}
-
-/// Feeds a prompt at once and the rest one by one; what the tokens are does not matter for the time. False if stopped.
-fn feed(
-    session: &mut sterna_core::Session,
-    model: &Model,
-    prompt: usize,
-    generated: usize,
-    busy: &Busy,
-) -> Result<bool> {
-    let vocabulary = model.transformer().vocabulary() as u64;
-    let mut state = 1_u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % vocabulary) as u32
-    };
-    let tokens: Vec<u32> = (0..prompt).map(|_| next()).collect();
-    if !tokens.is_empty() {
-        session.feed_while(&tokens, |_| !busy.requested())?;
-    }
-    for _ in 0..generated {
-        if busy.requested() {
-            return Ok(false);
-        }
-        session.feed(&[next()])?;
-    }
-    Ok(!busy.requested())
 }
 
 fn pair(text: &str) -> Result<(usize, usize), String> {

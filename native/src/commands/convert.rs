@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use sterna_core::formats::Format;
 use sterna_core::ternary::{Granularity, Method};
 
-use crate::Out;
 use crate::checkpoint::safetensors::Dtype;
 use crate::convert::report::Report;
 use crate::convert::{self, Options, format_named};
+use crate::{Out, engine};
 
 /// The model within a converted directory.
 const MODEL: &str = "model.gguf";
@@ -145,7 +145,7 @@ pub enum TorchDtype {
     Float16,
 }
 
-fn format_of(name: &str) -> Result<Format, String> {
+pub(super) fn format_of(name: &str) -> Result<Format, String> {
     format_named(name).map_err(|error| error.to_string())
 }
 
@@ -197,10 +197,7 @@ fn places(output: &Path) -> (PathBuf, PathBuf) {
 /// Runs a conversion on as many threads as were asked for.
 pub(super) fn within(threads: Option<u32>, work: impl FnOnce() -> Result<Report> + Send) -> Result<Report> {
     let threads = threads.map_or_else(crate::machine::cores, |threads| threads as usize);
-    // Not through `engine::with_threads`, which makes no pool for one thread: rayon would use all.
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads; try -t 1")?;
-    pool.install(work)
+    engine::in_pool(threads, work)?
 }
 
 /// Tells what was done: notes and the table, or JSON; and the file of metadata.

@@ -1,6 +1,9 @@
 //! One file a command: its arguments, and a thin body that hands them on.
 
 pub mod bench;
+pub mod bench_gemm;
+pub mod bench_gguf;
+pub mod bench_model;
 pub mod bench_quantization;
 pub mod chat;
 pub mod completions;
@@ -11,6 +14,7 @@ pub mod inspect;
 pub mod list;
 pub mod perplexity;
 pub mod pull;
+pub mod qat;
 pub mod quantize;
 pub mod remove;
 pub mod run;
@@ -38,6 +42,7 @@ pub fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
         Some(Command::List(args)) => list::run(&args, out),
         Some(Command::Remove(args)) => remove::run(&args, out),
         Some(Command::Train(args)) => train::run(&args, out),
+        Some(Command::Qat(args)) => qat::run(&args, out),
         Some(Command::Convert(args)) => convert::run(&args, out),
         Some(Command::Gguf(args)) => convert::run_gguf(&args, out),
         Some(Command::Quantize(args)) => quantize::run(&args, out),

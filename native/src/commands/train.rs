@@ -8,14 +8,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Out;
-use crate::data;
 use crate::train::images::{self, ImageTask, ImagesConfig};
 use crate::train::schedule::Decay;
 use crate::train::text::model::{About, Architecture};
 use crate::train::text::tokenizer::TokenizerChoice;
 use crate::train::text::{TextConfig, TextTask};
 use crate::train::trainer::{self, Outcome, RunConfig, RunDir, Task};
+use crate::{Out, data, engine};
 
 /// Train a ternary model and export it as GGUF.
 ///
@@ -56,10 +55,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
     /// Sequences or images of a step.
-    #[arg(long, value_name = "N")]
+    #[arg(long, visible_alias = "per-device-train-batch-size", value_name = "N")]
     pub batch_size: Option<usize>,
     /// Peak learning rate.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, visible_alias = "learning-rate", value_name = "RATE")]
     pub lr: Option<f32>,
     /// How the learning rate falls.
     #[arg(long, value_name = "COURSE")]
@@ -82,7 +81,7 @@ pub struct RunOptions {
     /// Round weights to ternary at random while training.
     #[arg(long)]
     pub ternary_stochastic_rounding: bool,
-    /// The rule: absmean, threshold (0.45 of a group's largest weight), threshold:SHARE, sign, or none for float.
+    /// The rule: absmean, threshold (0.45 of a group's largest weight), threshold:SHARE, twn, search, sign, or none for float.
     #[arg(long, value_name = "RULE")]
     pub rule: Option<String>,
     /// What shares a scale: 64, 128 or 256 weights, row, tensor.
@@ -101,7 +100,7 @@ pub struct RunOptions {
     #[arg(long)]
     pub resume: bool,
     /// The run's folder.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Where data sets are; else $STERNA_DATA_DIR, then where `sterna data get` puts them.
     #[arg(long, value_name = "DIR")]
@@ -157,6 +156,9 @@ pub struct TextOptions {
     /// Dropout.
     #[arg(long, value_name = "P")]
     pub dropout: Option<f32>,
+    /// Float weights and activations throughout: --rule none.
+    #[arg(long, conflicts_with = "rule")]
+    pub float: bool,
 }
 
 /// Settings of an image classifier.
@@ -257,10 +259,7 @@ fn run_task(
 ) -> Result<()> {
     let path = options.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
     let dir = RunDir::create(&path)?;
-    let threads = options.threads.map_or_else(crate::machine::cores, |threads| threads as usize);
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads; try -t 1")?;
-    let outcome = pool.install(|| trainer::train(task, run, config, &dir, options.resume))?;
+    let outcome = within(options.threads, || trainer::train(task, run, config, &dir, options.resume))?;
     if options.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&outcome)?)?;
         return Ok(());
@@ -279,21 +278,28 @@ fn run_task(
     Ok(())
 }
 
+/// Trains on as many threads as were asked for.
+pub(super) fn within<R: Send>(threads: Option<u32>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let threads = threads.map_or_else(crate::machine::cores, |threads| threads as usize);
+    engine::in_pool(threads, work)?
+}
+
 /// The settings in a TOML file, or else `default`.
-fn configured<T: DeserializeOwned>(path: Option<&Path>, default: T) -> Result<T> {
+pub(super) fn configured<T: DeserializeOwned>(path: Option<&Path>, default: T) -> Result<T> {
     let Some(path) = path else { return Ok(default) };
     let text = crate::args::read_text(path)?;
     toml::from_str(&text).with_context(|| format!("{} does not hold the settings of such a run", path.display()))
 }
 
-fn set<T: Clone>(place: &mut T, value: &Option<T>) {
+pub(super) fn set<T: Clone>(place: &mut T, value: &Option<T>) {
     if let Some(value) = value {
         *place = value.clone();
     }
 }
 
 impl RunOptions {
-    fn apply(&self, run: &mut RunConfig) {
+    /// Puts what was typed in its place.
+    pub(super) fn apply(&self, run: &mut RunConfig) {
         let schedule = &mut run.schedule;
         set(&mut schedule.steps, &self.steps);
         set(&mut schedule.lr, &self.lr);
@@ -323,6 +329,9 @@ impl TextOptions {
         config.model.tied &= !self.untied;
         set(&mut config.model.hyper_connections, &self.hyper_connections);
         set(&mut config.quantization.method, &self.run.rule);
+        if self.float {
+            config.quantization.method = "none".into();
+        }
         set(&mut config.quantization.group, &self.run.group);
         config.quantization.stochastic_rounding |= self.run.ternary_stochastic_rounding;
         if self.run.quant.is_some() {

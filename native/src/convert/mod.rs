@@ -251,27 +251,44 @@ fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> 
         }
         return Ok(Choice::Plain(format));
     }
-    let (signs, cols) = (options.method == Method::Sign, tensor.cols);
+    let (format, rule) =
+        for_rows(tensor.cols, asked, options.method, options.group).with_context(|| tensor.place.clone())?;
+    if format != asked {
+        *fallbacks.entry((tensor.cols, asked.name(), format.name())).or_default() += 1;
+    }
+    Ok(rule.map_or(Choice::Plain(format), |rule| Choice::Ternary(format, rule)))
+}
+
+/// The format that rows of `cols` get where the ternary format `asked` was asked for, and the rule by which they are rounded: `asked`
+/// where its blocks fill the rows, else Q2_0, whose are the smallest, or F16 and no rule. `group` is what shares a scale, the
+/// format's block if `None`.
+///
+/// # Errors
+/// If the format cannot hold what the method and the group make.
+pub fn for_rows(
+    cols: usize,
+    asked: Format,
+    method: Method,
+    group: Option<Granularity>,
+) -> Result<(Format, Option<Rule>)> {
     let rule = |format: Format| {
-        let granularity = match (options.group, format.group()) {
+        let granularity = match (group, format.group()) {
             (Some(group), _) => group,
             (None, Some(block)) => Granularity::Columns(block),
             (None, None) => Granularity::Tensor,
         };
-        Rule { method: if format == Format::Q1_0 { Method::Sign } else { options.method }, granularity }
+        Rule { method: if format == Format::Q1_0 { Method::Sign } else { method }, granularity }
     };
-    if signs && asked != Format::Q1_0 {
+    if method == Method::Sign && asked != Format::Q1_0 {
         bail!("the rule sign has no zero; it goes with --quant Q1_0 only");
     }
     if cols.is_multiple_of(asked.block_len()) {
-        format_for(rule(asked), cols, false, Some(asked)).with_context(|| tensor.place.clone())?;
-        return Ok(Choice::Ternary(asked, rule(asked)));
+        format_for(rule(asked), cols, false, Some(asked))?;
+        return Ok((asked, Some(rule(asked))));
     }
     // Blocks of the format do not fill the rows: the smallest there are, or none.
-    let smaller = cols.is_multiple_of(Format::Q2_0.block_len()) && options.group.is_none();
-    let format = if smaller { Format::Q2_0 } else { Format::F16 };
-    *fallbacks.entry((tensor.cols, asked.name(), format.name())).or_default() += 1;
-    Ok(if format == Format::F16 { Choice::Plain(format) } else { Choice::Ternary(format, rule(format)) })
+    let smaller = cols.is_multiple_of(Format::Q2_0.block_len()) && group.is_none();
+    Ok(if smaller { (Format::Q2_0, Some(rule(Format::Q2_0))) } else { (Format::F16, None) })
 }
 
 /// How many tensors have rows of so many columns that are no whole blocks of the format asked for, and what they take instead.
@@ -404,7 +421,8 @@ fn check_header(metadata: &Metadata, declared: &[TensorDecl]) -> Result<()> {
     }
 }
 
-fn directory_name(dir: &Path) -> String {
+/// What a model in this directory is called.
+pub fn directory_name(dir: &Path) -> String {
     let path = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     path.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned())
 }

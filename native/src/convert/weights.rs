@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use sterna_core::formats::Format;
 use sterna_core::gguf::TensorInfo;
 
-use crate::checkpoint::family::{From, Item, Origin, Role};
+use crate::checkpoint::family::{From, Item, Origin, Role, interleaved};
 use crate::checkpoint::safetensors::Dtype;
 use crate::checkpoint::{Checkpoint, floats, safetensors::Entry};
 use crate::source::Source;
@@ -241,23 +241,5 @@ fn row_width(tensor: &Tensor<'_>) -> usize {
 fn scale(values: &mut [f32], factor: f32) {
     if factor != 1.0 {
         values.iter_mut().for_each(|value| *value *= factor);
-    }
-}
-
-/// The row of a checkpoint that becomes this row: pairs that are rotated together stand half a head apart there, and side by side
-/// in a GGUF of the architecture `llama`.
-fn interleaved(row: usize, head: usize) -> usize {
-    let (start, within) = (row / head * head, row % head);
-    start + within % 2 * (head / 2) + within / 2
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heads_are_interleaved() {
-        let order: Vec<usize> = (0..8).map(|row| interleaved(row, 4)).collect();
-        assert_eq!(order, [0, 2, 1, 3, 4, 6, 5, 7]);
     }
 }

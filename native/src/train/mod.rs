@@ -6,11 +6,13 @@
 //! - `hyper_connections.rs` are several residual streams in place of one.
 //! - `optimizer.rs` and `schedule.rs` say how variables change, `checkpoint.rs` how a run survives.
 //! - `export.rs` writes the GGUF.
+//! - `finetune.rs` begins with a checkpoint's weights and ends with a checkpoint and its conversion.
 //!
-//! Not here: reading of Hugging Face checkpoints, and the runtime, which reads what is exported like any other file.
+//! Not here: Hugging Face checkpoints themselves, and the runtime, which reads what is exported like any other file.
 
 pub mod checkpoint;
 pub mod export;
+pub mod finetune;
 pub mod hyper_connections;
 pub mod images;
 pub mod layers;

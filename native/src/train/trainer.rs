@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, Checkpoint};
@@ -56,11 +57,17 @@ pub trait Task {
     /// What the optimizer changes.
     fn parameters(&self) -> &Parameters;
 
-    /// The mean loss of this step's batch, a scalar that can be differentiated.
+    /// How many parts a step's batch is worked through in, so that the activations of one part are in memory at a time. All have the
+    /// same size.
+    fn parts(&self) -> usize {
+        1
+    }
+
+    /// The mean loss of a part of this step's batch, a scalar that can be differentiated.
     ///
     /// # Errors
     /// If the computation fails.
-    fn loss(&self, step: &Step) -> Result<Tensor>;
+    fn loss(&self, step: &Step, part: usize) -> Result<Tensor>;
 
     /// Measures on held-out data; `whole` rather than a part that is quick.
     ///
@@ -173,6 +180,11 @@ impl RunDir {
         Ok(Self { dir: dir.into() })
     }
 
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
     /// The trained model.
     pub fn model(&self) -> PathBuf {
         self.dir.join("model.gguf")
@@ -199,6 +211,24 @@ impl RunDir {
     }
 }
 
+/// Whether a run can begin, or go on, in its folder.
+///
+/// # Errors
+/// If there is a checkpoint where the run is to begin, or none where it is to go on.
+pub fn check_start(dir: &RunDir, resume: bool) -> Result<()> {
+    let path = dir.checkpoint();
+    match (resume, path.exists()) {
+        (true, false) => {
+            bail!("there is no checkpoint at {} to resume from; leave out --resume to begin", path.display())
+        }
+        (false, true) => bail!(
+            "{} holds the checkpoint of an earlier run; go on with --resume, name another folder with --out, or delete it",
+            dir.dir.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Trains a task to its end, exports it, and says how it went. `config` describes the whole run, model and data included; a
 /// run is resumed only with the same.
 ///
@@ -210,13 +240,9 @@ pub fn train(task: &dyn Task, run: &RunConfig, config: &impl Serialize, dir: &Ru
     let settings = toml::to_string_pretty(config).context("settings cannot be written as TOML")?;
     let config = serde_json::to_value(config)?;
     let mut progress = checkpoint::Progress { step: 0, seconds: 0.0, config };
+    check_start(dir, resume)?;
     if resume {
         continue_from(task, &mut optimizer, &mut progress, &dir.checkpoint())?;
-    } else if dir.checkpoint().exists() {
-        bail!(
-            "{} holds the checkpoint of an earlier run; go on with --resume, name another folder with --out, or delete it",
-            dir.dir.display()
-        );
     }
     checkpoint::replace(&dir.config(), settings.as_bytes())
         .with_context(|| format!("cannot write {}", dir.config().display()))?;
@@ -244,16 +270,8 @@ pub fn train(task: &dyn Task, run: &RunConfig, config: &impl Serialize, dir: &Ru
     while progress.step < run.schedule.steps {
         let (started, index) = (Instant::now(), progress.step);
         let step = step_at(index, true);
-        let loss = task.loss(&step).map_err(|error| match sound(task.parameters()) {
-            true => error,
-            false => anyhow::anyhow!(not_finite(&format!("{error:#}"), index, dir)),
-        })?;
-        let value = loss.to_scalar::<f32>()?;
-        if !value.is_finite() {
-            bail!(not_finite(&format!("the loss is {value}"), index, dir));
-        }
+        let (value, grads) = gradients(task, &step, dir)?;
         let (lr, weight_decay) = (run.schedule.lr_at(index), run.schedule.weight_decay_at(index));
-        let grads = loss.backward()?;
         let grad_norm = optimizer
             .step(task.parameters(), &grads, lr, weight_decay)
             .map_err(|error| anyhow::anyhow!(not_finite(&error.to_string(), index, dir)))?;
@@ -309,6 +327,44 @@ pub fn train(task: &dyn Task, run: &RunConfig, config: &impl Serialize, dir: &Ru
     Ok(Outcome { steps: progress.step, held_out, seconds: progress.seconds, model: dir.model() })
 }
 
+/// The mean loss of a step over its parts, and its gradients.
+fn gradients(task: &dyn Task, step: &Step, dir: &RunDir) -> Result<(f32, GradStore)> {
+    let parts = task.parts().max(1);
+    let (mut mean, mut sums): (f32, Option<GradStore>) = (0.0, None);
+    for part in 0..parts {
+        let mut loss = task.loss(step, part).map_err(|error| match sound(task.parameters()) {
+            true => error,
+            false => anyhow::anyhow!(not_finite(&format!("{error:#}"), step.index, dir)),
+        })?;
+        let value = loss.to_scalar::<f32>()?;
+        if !value.is_finite() {
+            bail!(not_finite(&format!("the loss is {value}"), step.index, dir));
+        }
+        mean += value / parts as f32;
+        if parts > 1 {
+            loss = (loss * (1.0 / parts as f64))?;
+        }
+        let mut grads = loss.backward()?;
+        sums = Some(match sums {
+            None => grads,
+            Some(mut sums) => {
+                for parameter in task.parameters().iter() {
+                    let sum = match (sums.remove(&parameter.var), grads.remove(&parameter.var)) {
+                        (Some(a), Some(b)) => Some((a + b)?),
+                        (a, b) => a.or(b),
+                    };
+                    if let Some(sum) = sum {
+                        sums.insert(&parameter.var, sum);
+                    }
+                }
+                sums
+            }
+        });
+    }
+    let sums = sums.context("a step has no parts")?;
+    Ok((mean, sums))
+}
+
 fn not_finite(what: &str, step: usize, dir: &RunDir) -> String {
     let last = match dir.checkpoint().exists() {
         true => format!("; the last good checkpoint is {}", dir.checkpoint().display()),
@@ -331,9 +387,6 @@ fn continue_from(
     progress: &mut checkpoint::Progress,
     path: &Path,
 ) -> Result<()> {
-    if !path.exists() {
-        bail!("there is no checkpoint at {} to resume from; leave out --resume to begin", path.display());
-    }
     let read = Checkpoint::read(path)?;
     if let Some(difference) = difference(&progress.config, &read.progress.config, "") {
         bail!("{} is of another run: {difference}; resume with the settings it began with", path.display());
@@ -416,5 +469,63 @@ impl Log {
         let training = self.lines.iter().map(|line| (line.step as f64, line.loss)).collect();
         let held_out = self.lines.iter().filter_map(|line| Some((line.step as f64, line.held_out?.loss))).collect();
         super::loss_curve(training, held_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::super::parameters::Kind;
+    use super::*;
+
+    /// The loss of part i is `(i + 1) a`, and only the last part knows of b.
+    struct Parts {
+        parameters: Parameters,
+        a: Var,
+        b: Var,
+    }
+
+    impl Task for Parts {
+        fn parameters(&self) -> &Parameters {
+            &self.parameters
+        }
+
+        fn parts(&self) -> usize {
+            3
+        }
+
+        fn loss(&self, _: &Step, part: usize) -> Result<Tensor> {
+            let loss = (self.a.as_tensor() * (part + 1) as f64)?;
+            Ok(if part == 2 { (loss + self.b.as_tensor())? } else { loss })
+        }
+
+        fn evaluate(&self, _: &Step, _: bool) -> Result<Evaluation> {
+            Ok(Evaluation { loss: 0.0, loss_per_char: None, accuracy: None })
+        }
+
+        fn items_per_step(&self) -> (usize, &'static str) {
+            (3, "parts")
+        }
+
+        fn export(&self, _: &Path, _: &Step) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn parts_of_a_step_are_averaged() -> Result<()> {
+        let mut parameters = Parameters::new(1);
+        let scalar = |value: f32| Tensor::new(value, &Device::Cpu);
+        let a = parameters.add("a", Kind::Vector, scalar(5.0)?)?;
+        let b = parameters.add("b", Kind::Vector, scalar(6.0)?)?;
+        let task = Parts { parameters, a, b };
+        let dir = tempfile::tempdir()?;
+        let step = Step { index: 0, seed: 1, ternary: 1.0, training: true };
+        let (loss, grads) = gradients(&task, &step, &RunDir::create(dir.path())?)?;
+        assert!((loss - 12.0).abs() < 1e-5, "{loss}");
+        let of = |var: &Var| grads.get(var).unwrap().to_scalar::<f32>().unwrap();
+        assert!((of(&task.a) - 2.0).abs() < 1e-6 && (of(&task.b) - 1.0 / 3.0).abs() < 1e-6);
+        Ok(())
     }
 }

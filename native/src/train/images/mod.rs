@@ -323,7 +323,7 @@ impl Task for ImageTask {
         self.net.parameters()
     }
 
-    fn loss(&self, step: &Step) -> Result<Tensor> {
+    fn loss(&self, step: &Step, _: usize) -> Result<Tensor> {
         let (n, size) = (self.config.batch_size, self.net.input().len());
         let drawn: Vec<usize> = (0..n).map(|i| self.drawn(step.index * n + i)).collect();
         let mut pixels = vec![0.0f32; n * size];

@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use sterna_core::kernels::{RopeStyle, exp};
+use sterna_core::ops::{Rope, Rotations};
 
 use super::{argument, result, tensor, values};
 
@@ -26,30 +27,33 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
-/// Cosines and sines of rotary positions (RoPE, arXiv:2104.09864).
+/// Cosines and sines of rotary positions (RoPE, arXiv:2104.09864), as the runtime computes them.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     style: RopeStyle,
-    /// `[tokens, head_dim / 2]` of (cos, sin).
+    /// Pairs of a head that are rotated, the first ones.
+    pairs: usize,
+    /// `[tokens, pairs]` of (cos, sin).
     angles: Arc<[(f32, f32)]>,
 }
 
 impl Rotation {
-    /// For positions 0 to `tokens` and whole heads, with angles `position * base^(-2 i / head_dim)`.
-    pub fn new(style: RopeStyle, base: f32, head_dim: usize, tokens: usize) -> Self {
-        let angle = |position: usize, i: usize| {
-            let angle = position as f64 * f64::from(base).powf(-2.0 * i as f64 / head_dim as f64);
-            (angle.cos() as f32, angle.sin() as f32)
+    /// For positions 0 to `tokens`.
+    pub fn new(rope: &Rope, tokens: usize) -> Self {
+        let mut rotations = Rotations::new(rope, tokens);
+        rotations.prepare(0, tokens);
+        let of = |position| {
+            let (cos, sin) = rotations.of(position);
+            cos.iter().copied().zip(sin.iter().copied())
         };
-        let angles = (0..tokens).flat_map(|position| (0..head_dim / 2).map(move |i| angle(position, i))).collect();
-        Self { style, angles }
+        Self { style: rope.style, pairs: rope.rotated / 2, angles: (0..tokens).flat_map(of).collect() }
     }
 
     /// Rotates a head at a position; the other way round with `back`.
     #[inline(always)]
     fn apply(&self, position: usize, head: &mut [f32], back: bool) {
-        let half = head.len() / 2;
-        let angles = &self.angles[position * half..][..half];
+        let half = self.pairs;
+        let (head, angles) = (&mut head[..2 * half], &self.angles[position * half..][..half]);
         let turn = if back { -1.0 } else { 1.0 };
         match self.style {
             RopeStyle::Norm => {
@@ -70,11 +74,12 @@ impl Rotation {
 }
 
 /// Causal attention: `x` `[batch * tokens, (heads + 2 kv_heads) * head_dim]` holds queries, keys and values side by side; gives
-/// `[batch * tokens, heads * head_dim]`. Queries and keys are rotated, scores scaled by `1 / sqrt(head_dim)`.
+/// `[batch * tokens, heads * head_dim]`. Queries and keys are rotated if there is a rotation, scores scaled by `1 /
+/// sqrt(head_dim)`.
 ///
 /// # Errors
 /// If shapes do not go together.
-pub fn attention(x: &Tensor, shape: AttentionShape, rotation: &Rotation) -> Result<Tensor> {
+pub fn attention(x: &Tensor, shape: AttentionShape, rotation: Option<&Rotation>) -> Result<Tensor> {
     let AttentionShape { tokens, heads, kv_heads, head_dim } = shape;
     let (rows, cols) = x.dims2()?;
     let fits = tokens > 0
@@ -82,17 +87,17 @@ pub fn attention(x: &Tensor, shape: AttentionShape, rotation: &Rotation) -> Resu
         && heads.is_multiple_of(kv_heads)
         && rows.is_multiple_of(tokens)
         && cols == (heads + 2 * kv_heads) * head_dim
-        && head_dim.is_multiple_of(2)
-        && rotation.angles.len() >= tokens * head_dim / 2;
+        && rotation
+            .is_none_or(|rotation| 2 * rotation.pairs <= head_dim && rotation.angles.len() >= tokens * rotation.pairs);
     if !fits {
         candle_core::bail!("attention of {shape:?} does not go with {:?}", x.shape());
     }
-    x.apply_op1(Attention { shape, rotation: rotation.clone(), saved: OnceLock::new() })
+    x.apply_op1(Attention { shape, rotation: rotation.cloned(), saved: OnceLock::new() })
 }
 
 struct Attention {
     shape: AttentionShape,
-    rotation: Rotation,
+    rotation: Option<Rotation>,
     saved: OnceLock<Saved>,
 }
 
@@ -112,6 +117,14 @@ impl Attention {
     /// Heads that share a key-value head.
     fn group(&self) -> usize {
         self.shape.heads / self.shape.kv_heads
+    }
+
+    /// The gradient of a head before its rotation from that after it.
+    #[inline(always)]
+    fn turn_back(&self, position: usize, head: &mut [f32]) {
+        if let Some(rotation) = &self.rotation {
+            rotation.apply(position, head, true);
+        }
     }
 
     fn scale(&self) -> f32 {
@@ -151,7 +164,7 @@ impl CustomOp1 for Attention {
             .for_each(|(i, ((q, k), v))| {
                 let (sequence, kv) = (i / kv_heads, i % kv_heads);
                 let x = &x[sequence * tokens * width..][..tokens * width];
-                take_apart(x, self.shape, kv, &self.rotation, self.scale(), q, k, v);
+                take_apart(x, self.shape, kv, self.rotation.as_ref(), self.scale(), q, k, v);
             });
         let (q, k, v) = (CpuStorage::F32(q), CpuStorage::F32(k), CpuStorage::F32(v));
         let mut p = self.product(&q, &k, [batch, group * tokens, tokens, head_dim], [false, true])?;
@@ -209,13 +222,13 @@ impl CustomOp1 for Attention {
             for (head, out) in queries.chunks_exact_mut(head_dim).enumerate() {
                 let from = &dq[((sequence * heads + head) * tokens + token) * head_dim..][..head_dim];
                 out.iter_mut().zip(from).for_each(|(out, from)| *out = from * self.scale());
-                self.rotation.apply(token, out, true);
+                self.turn_back(token, out);
             }
             let pairs = keys.chunks_exact_mut(head_dim).zip(values.chunks_exact_mut(head_dim));
             for (kv, (keys, values)) in pairs.enumerate() {
                 let at = ((sequence * kv_heads + kv) * tokens + token) * head_dim;
                 keys.copy_from_slice(&dk[at..][..head_dim]);
-                self.rotation.apply(token, keys, true);
+                self.turn_back(token, keys);
                 values.copy_from_slice(&dv[at..][..head_dim]);
             }
         });
@@ -230,7 +243,7 @@ fn take_apart(
     x: &[f32],
     shape: AttentionShape,
     kv: usize,
-    rotation: &Rotation,
+    rotation: Option<&Rotation>,
     scale: f32,
     q: &mut [f32],
     k: &mut [f32],
@@ -245,11 +258,15 @@ fn take_apart(
             for j in 0..head_dim {
                 out[j] = from[j] * scale;
             }
-            rotation.apply(token, out, false);
+            if let Some(rotation) = rotation {
+                rotation.apply(token, out, false);
+            }
         }
         let out = &mut k[token * head_dim..][..head_dim];
         out.copy_from_slice(&x[(heads + kv) * head_dim..][..head_dim]);
-        rotation.apply(token, out, false);
+        if let Some(rotation) = rotation {
+            rotation.apply(token, out, false);
+        }
         v[token * head_dim..][..head_dim].copy_from_slice(&x[(heads + kv_heads + kv) * head_dim..][..head_dim]);
     }
 }
@@ -302,15 +319,23 @@ fn softmax_backward(ds: &mut [f32], p: &[f32], tokens: usize) {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{check_gradients, random};
+    use sterna_core::ops::RopeScaling;
+
     use super::*;
+
+    fn rotation(style: RopeStyle, base: f64, rotated: usize, tokens: usize) -> Rotation {
+        let rope = Rope { style, rotated, base, scaling: RopeScaling::None, factors: Vec::new() };
+        Rotation::new(&rope, tokens)
+    }
 
     #[test]
     fn gradients_are_finite_differences() -> Result<()> {
         for (heads, kv_heads, style) in [(2, 2, RopeStyle::Neox), (4, 2, RopeStyle::Norm)] {
             let shape = AttentionShape { tokens: 5, heads, kv_heads, head_dim: 4 };
-            let rotation = Rotation::new(style, 100.0, 4, 5);
             let x = (random((10, (heads + 2 * kv_heads) * 4), 1) * 2.0)?;
-            check_gradients(&[x], |t| attention(&t[0], shape, &rotation))?;
+            for rotation in [Some(rotation(style, 100.0, 4, 5)), Some(rotation(style, 100.0, 2, 5)), None] {
+                check_gradients(std::slice::from_ref(&x), |t| attention(&t[0], shape, rotation.as_ref()))?;
+            }
         }
         Ok(())
     }
@@ -319,9 +344,9 @@ mod tests {
     #[test]
     fn is_attention() -> Result<()> {
         let shape = AttentionShape { tokens: 7, heads: 4, kv_heads: 2, head_dim: 6 };
-        let rotation = Rotation::new(RopeStyle::Norm, 50.0, 6, 7);
+        let rotation = rotation(RopeStyle::Norm, 50.0, 6, 7);
         let x = random((14, 48), 3);
-        let y = attention(&x, shape, &rotation)?.to_vec2::<f32>()?;
+        let y = attention(&x, shape, Some(&rotation))?.to_vec2::<f32>()?;
         let x = x.to_vec2::<f32>()?;
         let rotated = |row: usize, at: usize| -> Vec<f64> {
             let position = (row % 7) as f64;

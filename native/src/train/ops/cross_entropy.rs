@@ -101,7 +101,7 @@ fn backward(x: &[f32], classes: usize, targets: &[u32], factor: f32, dx: &mut [f
 
 /// The largest value, and the sum of `exp(x - max)`; NaN if there is one among them.
 #[inline(always)]
-fn max_and_sum(x: &[f32]) -> (f32, f32) {
+pub(super) fn max_and_sum(x: &[f32]) -> (f32, f32) {
     let max = x.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
     let mut lanes = [0.0; 16];
     let (chunks, rest) = x.as_chunks::<16>();

@@ -4,9 +4,9 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use sterna_core::formats::half::f16_to_f32;
-use sterna_core::ternary::Rule;
+use sterna_core::ternary::{Granularity, Rule, RuleError};
 
-use super::{random_bits, tensor, values};
+use super::{ROWS_PER_TASK, random_bits, tensor, values};
 
 /// How far and how weights are made ternary at one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,8 +52,24 @@ pub fn ternary_linear(x: &Tensor, weight: &Tensor, parts: &[usize], how: &Quanti
 /// Replaces weights `[rows, cols]` by what the product sees.
 fn quantize(weights: &mut [f32], cols: usize, how: &Quantization, first: usize) -> Result<()> {
     let (rule, share) = (how.rule, how.share);
-    let scales = rule.scales(weights, cols).map_err(candle_core::Error::wrap)?;
     let group = rule.group(cols).map_err(candle_core::Error::wrap)?;
+    // Runs of rows, one task each; a scale for the whole tensor needs all of it.
+    let rows = match rule.granularity {
+        Granularity::Tensor => weights.len() / cols.max(1),
+        _ => ROWS_PER_TASK,
+    };
+    let scales: Vec<_> = weights
+        .par_chunks((rows * cols).max(1))
+        .enumerate()
+        .map(|(i, weights)| {
+            rule.scales(weights, cols).map_err(|error| match error {
+                RuleError::NotFinite { row, col } => RuleError::NotFinite { row: i * rows + row, col },
+                other => other,
+            })
+        })
+        .collect::<core::result::Result<_, _>>()
+        .map_err(candle_core::Error::wrap)?;
+    let scales: Vec<_> = scales.concat();
     weights.par_chunks_mut(group).zip(&scales).enumerate().for_each(|(i, (weights, scale))| {
         let size = f16_to_f32(scale.bits);
         match how.random {
@@ -106,7 +122,7 @@ impl CustomOp2 for Linear {
 #[cfg(test)]
 mod tests {
     use candle_core::Var;
-    use sterna_core::ternary::{Granularity, Method};
+    use sterna_core::ternary::Method;
 
     use super::super::testing::{check_gradients, random};
     use super::*;
@@ -146,6 +162,16 @@ mod tests {
         }
         assert!(ternary_linear(&x, &w, &[2, 3], &ternary(Rule::absmean(4))).is_err());
         assert!(ternary_linear(&x, &w, &[6], &ternary(Rule::absmean(3))).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_share_is_between_float_and_ternary() -> Result<()> {
+        let (x, w) = (random((3, 8), 1), random((5, 8), 2));
+        let at = |share| ternary_linear(&x, &w, &[5], &Quantization { share, ..ternary(Rule::absmean(4)) });
+        let expected = ((linear(&x, &w)? * 0.75)? + (at(1.0)? * 0.25)?)?;
+        assert!((at(0.25)? - expected)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
+        assert!((at(0.0)? - linear(&x, &w)?)?.abs()?.max_all()?.to_scalar::<f32>()? == 0.0);
         Ok(())
     }
 

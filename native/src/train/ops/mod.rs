@@ -9,9 +9,14 @@
 
 mod activations;
 mod attention;
+mod bias;
 mod cross_entropy;
+mod distillation;
 mod dropout;
+mod gelu;
+mod head_norm;
 pub mod hyper_connections;
+mod layer_norm;
 mod linear;
 mod rms_norm;
 mod swiglu;
@@ -25,8 +30,13 @@ use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor};
 pub(crate) use activations::quantize as quantize_rows;
 pub use activations::quantize_activations;
 pub use attention::{AttentionShape, Rotation, attention};
+pub use bias::add_bias;
 pub use cross_entropy::{cross_entropy, losses};
+pub use distillation::divergence;
 pub use dropout::{add_dropped, dropout};
+pub use gelu::gelu;
+pub use head_norm::head_norms;
+pub use layer_norm::layer_norm;
 pub use linear::{Quantization, linear, ternary_linear};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;

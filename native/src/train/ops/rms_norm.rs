@@ -68,7 +68,7 @@ impl CustomOp2 for RmsNorm {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+avx"))]
-fn forward(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+pub(super) fn forward(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
         let inverse = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
         for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
@@ -79,7 +79,7 @@ fn forward(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
 
 /// With n = x * inverse and h = g * w: dx = inverse * (h - n * mean(h * n)), dw = sum over rows of g * n.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+avx"))]
-fn backward(x: &[f32], weight: &[f32], eps: f32, g: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+pub(super) fn backward(x: &[f32], weight: &[f32], eps: f32, g: &[f32], dx: &mut [f32], dw: &mut [f32]) {
     let cols = weight.len();
     for ((x, g), dx) in x.chunks_exact(cols).zip(g.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)) {
         let inverse = 1.0 / (dot(x, x) / cols as f32 + eps).sqrt();

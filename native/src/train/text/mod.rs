@@ -1,12 +1,15 @@
 //! Language models on a text: data, tokenizer, decoder, and the task that the loop trains.
 
+pub mod documents;
 pub mod model;
+pub mod save;
 pub mod tokenizer;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
+use rand_xoshiro::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 use sterna_core::formats::Format;
 
@@ -57,9 +60,76 @@ impl Default for TextConfig {
 }
 
 /// Tokens that an evaluation looks at where not all are wanted.
-const QUICK_TOKENS: usize = 1 << 15;
+pub const QUICK_TOKENS: usize = 1 << 15;
+/// The place of the random bits that choose a step's sequences; one more for each part after the first.
+pub const BATCHES: u64 = 1 << 40;
 /// Sequences that go through the model at once in an evaluation.
 const EVAL_BATCH: usize = 16;
+
+/// Random sequences of `length` tokens and the tokens after each of theirs, one after the other.
+pub fn sequences(tokens: &[u32], batch: usize, length: usize, generator: &mut impl Rng) -> (Vec<u32>, Vec<u32>) {
+    let (mut ids, mut targets) = (Vec::with_capacity(batch * length), Vec::with_capacity(batch * length));
+    for _ in 0..batch {
+        let first = below(generator, tokens.len().saturating_sub(length));
+        ids.extend(&tokens[first..][..length]);
+        targets.extend(&tokens[first + 1..][..length]);
+    }
+    (ids, targets)
+}
+
+/// A text that is measured on.
+#[derive(Clone, Debug)]
+pub struct HeldOut {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Its characters.
+    pub chars: usize,
+    /// The token that begins every sequence, where the model has such; it takes the place of the sequence's first.
+    pub begins: Option<u32>,
+}
+
+impl HeldOut {
+    /// Puts the token that begins a sequence where sequences of `length` tokens begin.
+    pub fn begin(&self, ids: &mut [u32], length: usize) {
+        if let Some(begins) = self.begins {
+            ids.iter_mut().step_by(length).for_each(|id| *id = begins);
+        }
+    }
+
+    /// What `sterna perplexity -c LENGTH` measures: sequences that do not overlap, the second half of each scored. About `tokens` of
+    /// them, evenly chosen; `batch` sequences go through the model at once.
+    ///
+    /// # Errors
+    /// If the computation fails.
+    pub fn evaluate(
+        &self,
+        decoder: &Decoder,
+        length: usize,
+        batch: usize,
+        tokens: usize,
+        step: &Step,
+    ) -> Result<Evaluation> {
+        let (sequences, half) = (self.ids.len() / length, length / 2);
+        let wanted = (tokens / length).clamp(1, sequences.max(1));
+        let (mut sum, mut count) = (0.0f64, 0usize);
+        for first in (0..wanted).step_by(batch.max(1)) {
+            let chosen = first..(first + batch.max(1)).min(wanted);
+            let mut ids: Vec<u32> =
+                chosen.flat_map(|i| &self.ids[i * sequences / wanted * length..][..length]).copied().collect();
+            self.begin(&mut ids, length);
+            let logits = decoder.forward(&ids, length, step)?;
+            // The last token predicts nothing that is in its sequence.
+            let scored = logits.reshape((ids.len() / length, length, ()))?.narrow(1, half, length - 1 - half)?;
+            let targets: Vec<u32> = ids.chunks_exact(length).flat_map(|ids| &ids[half + 1..]).copied().collect();
+            let losses = ops::losses(&scored.contiguous()?.reshape((targets.len(), ()))?, &targets)?;
+            sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            count += losses.len();
+        }
+        let loss = sum / count as f64;
+        let tokens_per_char = self.ids.len() as f64 / self.chars.max(1) as f64;
+        Ok(Evaluation { loss, loss_per_char: Some(loss * tokens_per_char), accuracy: None })
+    }
+}
 
 /// A decoder and its text.
 #[derive(Debug)]
@@ -68,9 +138,7 @@ pub struct TextTask {
     decoder: Decoder,
     tokenizer: TextTokenizer,
     training: Vec<u32>,
-    held_out: Vec<u32>,
-    /// Characters of the held-out text.
-    held_out_chars: usize,
+    held_out: HeldOut,
     format: Option<Format>,
     about: About,
 }
@@ -115,8 +183,8 @@ impl TextTask {
         }
         let vocabulary = tokenizer.vocabulary();
         let decoder = Decoder::new(config.model.clone(), quantizer, vocabulary, config.seq_len, config.run.seed)?;
-        let held_out_chars = held_out.chars().count();
-        Ok(Self { config, decoder, tokenizer, training, held_out: held_out_ids, held_out_chars, format, about })
+        let held_out = HeldOut { ids: held_out_ids, chars: held_out.chars().count(), begins: None };
+        Ok(Self { config, decoder, tokenizer, training, held_out, format, about })
     }
 
     /// The run's settings.
@@ -131,7 +199,7 @@ impl TextTask {
 
     /// Tokens of the training and of the held-out part.
     pub fn tokens(&self) -> (usize, usize) {
-        (self.training.len(), self.held_out.len())
+        (self.training.len(), self.held_out.ids.len())
     }
 
     /// The tokenizer.
@@ -145,38 +213,17 @@ impl Task for TextTask {
         self.decoder.parameters()
     }
 
-    fn loss(&self, step: &Step) -> Result<Tensor> {
+    fn loss(&self, step: &Step, _: usize) -> Result<Tensor> {
         let (batch, length) = (self.config.batch_size, self.config.seq_len);
-        let mut generator = generator(step.seed, step.index as u64, 1 << 40);
-        let (mut ids, mut targets) = (Vec::with_capacity(batch * length), Vec::with_capacity(batch * length));
-        for _ in 0..batch {
-            let first = below(&mut generator, self.training.len() - length);
-            ids.extend(&self.training[first..][..length]);
-            targets.extend(&self.training[first + 1..][..length]);
-        }
+        let mut generator = generator(step.seed, step.index as u64, BATCHES);
+        let (ids, targets) = sequences(&self.training, batch, length, &mut generator);
         let logits = self.decoder.forward(&ids, length, step)?;
         Ok(ops::cross_entropy(&logits, targets)?)
     }
 
-    /// What `sterna perplexity -c SEQ_LEN` measures: sequences that do not overlap, the second half of each scored.
     fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
-        let length = self.config.seq_len;
-        let (sequences, half) = (self.held_out.len() / length, length / 2);
-        let wanted = if whole { sequences } else { (QUICK_TOKENS / length).clamp(1, sequences) };
-        let chosen: Vec<_> = (0..wanted).map(|i| &self.held_out[i * sequences / wanted * length..][..length]).collect();
-        let (mut sum, mut count) = (0.0f64, 0usize);
-        for chosen in chosen.chunks(EVAL_BATCH) {
-            let logits = self.decoder.forward(&chosen.concat(), length, step)?;
-            // The last token predicts nothing that is in its sequence.
-            let scored = logits.reshape((chosen.len(), length, ()))?.narrow(1, half, length - 1 - half)?;
-            let targets: Vec<u32> = chosen.iter().flat_map(|ids| &ids[half + 1..]).copied().collect();
-            let losses = ops::losses(&scored.contiguous()?.reshape((targets.len(), ()))?, &targets)?;
-            sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-            count += losses.len();
-        }
-        let loss = sum / count as f64;
-        let tokens_per_char = self.held_out.len() as f64 / self.held_out_chars as f64;
-        Ok(Evaluation { loss, loss_per_char: Some(loss * tokens_per_char), accuracy: None })
+        let tokens = if whole { usize::MAX } else { QUICK_TOKENS };
+        self.held_out.evaluate(&self.decoder, self.config.seq_len, EVAL_BATCH, tokens, step)
     }
 
     fn items_per_step(&self) -> (usize, &'static str) {
@@ -184,7 +231,11 @@ impl Task for TextTask {
     }
 
     fn export(&self, path: &Path, _: &Step) -> Result<()> {
-        self.decoder.export(path, self.format, |metadata| self.tokenizer.metadata(metadata), &self.about)
+        self.decoder.export(path, self.format, |metadata| self.tokenizer.metadata(metadata), &self.about)?;
+        if save::is_saved(&self.decoder) {
+            save::checkpoint(&path.with_file_name("checkpoint"), &self.decoder, &self.tokenizer)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,22 +1,28 @@
-//! A decoder that is trained: the blocks of the runtime's `bitnet` and `llama` architectures as differentiable steps.
+//! A decoder that is trained: the blocks of the runtime's architectures as differentiable steps. What it is made of is the runtime's
+//! own [`Config`] and table of architectures, for a new model from a [`ModelConfig`], for others from their checkpoint.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 use sterna_core::formats::Format;
+use sterna_core::formats::half::f16_to_f32;
 use sterna_core::gguf::Metadata;
-use sterna_core::kernels::RopeStyle;
+use sterna_core::kernels::Activation;
+use sterna_core::model::{self, Config, NormKind};
+use sterna_core::ops::{Rope, RopeScaling};
+use sterna_core::ternary::Rule;
 
 use crate::train::export::{self, Exported, Stored};
 use crate::train::hyper_connections::{self, HyperConnection};
-use crate::train::layers::{Norm, Projection, Quantizer, value};
+use crate::train::layers::{HeadNorms, Norm, Projection, Quantizer, value};
 use crate::train::ops::{self, AttentionShape, Rotation};
 use crate::train::parameters::{Kind, Parameters};
 use crate::train::trainer::Step;
 
-/// The architectures of the runtime that can be trained.
+/// The architectures of new models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
@@ -27,7 +33,7 @@ pub enum Architecture {
     Llama,
 }
 
-/// The shape of a decoder.
+/// The shape of a new decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
@@ -73,20 +79,50 @@ impl Default for ModelConfig {
     }
 }
 
+/// What a decoder is made of, whether it is new or comes from a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Blueprint {
+    /// The architecture and its sizes, as the runtime knows them.
+    pub config: Config,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// The longest sequence.
+    pub context: usize,
+    /// Whether the output uses the embedding's weights.
+    pub tied: bool,
+    /// Where linear layers have biases.
+    pub biases: Biases,
+    /// Probability with which the embedding's and each block's outputs are dropped in training.
+    pub dropout: f32,
+}
+
+/// Which linear layers have biases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Biases {
+    /// Queries, keys and values.
+    pub qkv: bool,
+    /// The attention's output.
+    pub attention_out: bool,
+    /// Gate and up.
+    pub up: bool,
+    /// Down.
+    pub down: bool,
+}
+
 /// A decoder and its parameters.
 #[derive(Debug)]
 pub struct Decoder {
-    config: ModelConfig,
+    blueprint: Blueprint,
     parameters: Parameters,
-    context: usize,
-    vocabulary: usize,
     /// `[vocabulary, width]`
     embedding: Var,
+    /// Learned positions, `[the model's context, width]`.
+    positions: Option<Var>,
     layers: Vec<Layer>,
     output_norm: Norm,
     /// `[vocabulary, width]`; `None` where the embedding serves.
     output: Option<Var>,
-    rotation: Rotation,
+    rotation: Option<Rotation>,
 }
 
 #[derive(Debug)]
@@ -95,12 +131,36 @@ struct Layer {
     ffn_connection: Option<HyperConnection>,
     attention_norm: Norm,
     qkv: Projection,
+    head_norms: Option<HeadNorms>,
     attention_sub_norm: Option<Norm>,
     attention_out: Projection,
     ffn_norm: Norm,
-    gate_up: Projection,
+    /// Gate and up, or up alone.
+    up: Projection,
     ffn_sub_norm: Option<Norm>,
     down: Projection,
+}
+
+/// A tensor of a decoder, by its name in a GGUF.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Its values, `[rows, cols]` or `[len]`.
+    pub values: Tensor,
+    /// What it is.
+    pub kind: PartKind,
+}
+
+/// What a tensor is, which decides how it is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PartKind {
+    /// The embedding, learned positions, or an output of its own.
+    Embedding,
+    /// Weights of a linear layer within a block, and the rule that makes them ternary.
+    Linear(Option<Rule>),
+    /// Norms, biases, connections.
+    Vector,
 }
 
 impl Decoder {
@@ -116,65 +176,114 @@ impl Decoder {
         seed: u64,
     ) -> Result<Self> {
         check(&config, vocabulary, context)?;
-        let mut parameters = Parameters::new(seed);
-        let p = &mut parameters;
-        let (width, ffn, head_dim) = (config.width, config.ffn, config.width / config.heads);
-        let kv_width = config.kv_heads * head_dim;
-        let embedding = p.normal("token_embd.weight", Kind::Embedding, (vocabulary, width), 0.02)?;
+        Self::build(config.blueprint(vocabulary, context)?, &|_| Ok(quantizer), Parameters::new(seed))
+    }
+
+    /// With these weights, by their names in a GGUF; `quantizer` says how projections of so many columns are quantized.
+    ///
+    /// # Errors
+    /// If weights are missing, have other shapes or no place, or the architecture has a part that is not trained.
+    pub fn of(
+        blueprint: Blueprint,
+        quantizer: &dyn Fn(usize) -> Result<Quantizer>,
+        values: BTreeMap<String, Tensor>,
+    ) -> Result<Self> {
+        let decoder = Self::build(blueprint, quantizer, Parameters::given(values))?;
+        if let Some(name) = decoder.parameters.left().next() {
+            bail!("the model's {name} has no place in a decoder that is trained");
+        }
+        Ok(decoder)
+    }
+
+    fn build(
+        blueprint: Blueprint,
+        quantizer: &dyn Fn(usize) -> Result<Quantizer>,
+        mut parameters: Parameters,
+    ) -> Result<Self> {
+        let Blueprint { config: c, vocabulary, context, tied, biases, .. } = &blueprint;
+        let (row, p) = (c.architecture, &mut parameters);
+        if !matches!((row.gated, row.activation), (true, Activation::Silu) | (false, Activation::Gelu)) {
+            bail!("the feed-forward layer of the architecture {} is not trained", row.name);
+        }
+        let (width, ffn, q_width, kv_width) = (c.n_embd, c.n_ff, c.q_width(), c.kv_width());
+        let embedding = p.normal("token_embd.weight", Kind::Embedding, (*vocabulary, width), 0.02)?;
+        let positions = match row.rope {
+            Some(_) => None,
+            None => Some(p.normal("position_embd.weight", Kind::Embedding, (c.n_ctx, width), 0.02)?),
+        };
         // What is added to the residual stream starts smaller, by the number of additions (GPT-2's rule).
         let deviation = |cols: usize| 1.0 / (cols as f32).sqrt();
-        let into_stream = |cols: usize| deviation(cols) / (2.0 * config.layers as f32).sqrt();
-        let sub_norms = config.architecture == Architecture::Bitnet;
-        let mut layers = Vec::with_capacity(config.layers);
-        for i in 0..config.layers {
+        let into_stream = |cols: usize| deviation(cols) / (2.0 * c.n_layer as f32).sqrt();
+        let mut layers = Vec::with_capacity(c.n_layer);
+        for i in 0..c.n_layer {
             let name = |part: &str| format!("blk.{i}.{part}.weight");
+            let norm = |p: &mut Parameters, part: &str| Norm::new(p, &name(part), row.norm, width, c.eps);
             let sub_norm = |p: &mut Parameters, part: &str, cols: usize| -> Result<Option<Norm>> {
-                if sub_norms { Ok(Some(Norm::new(p, &name(part), cols, config.eps)?)) } else { Ok(None) }
-            };
-            let connection = |p: &mut Parameters, part: &str, index: usize| -> Result<Option<HyperConnection>> {
-                let (name, streams) = (format!("blk.{i}.{part}"), config.hyper_connections);
-                match streams {
-                    1 => Ok(None),
-                    _ => Ok(Some(HyperConnection::new(p, &name, index, streams, width, config.eps)?)),
+                match row.sub_norms {
+                    true => Ok(Some(Norm::new(p, &name(part), NormKind::Rms, cols, c.eps)?)),
+                    false => Ok(None),
                 }
             };
-            let qkv = [(name("attn_q"), width), (name("attn_k"), kv_width), (name("attn_v"), kv_width)];
-            let gate_up = [(name("ffn_gate"), ffn), (name("ffn_up"), ffn)];
+            let connection = |p: &mut Parameters, part: &str, index: usize| -> Result<Option<HyperConnection>> {
+                let (name, streams) = (format!("blk.{i}.{part}"), c.n_streams);
+                match streams {
+                    1 => Ok(None),
+                    _ => Ok(Some(HyperConnection::new(p, &name, index, streams, width, c.eps)?)),
+                }
+            };
+            let project = |p: &mut Parameters, parts: &[(&str, usize)], cols: usize, deviation: f32, biased: bool| {
+                let parts: Vec<_> = parts.iter().map(|(part, rows)| (name(part), *rows)).collect();
+                Projection::new(p, &parts, cols, deviation, biased, quantizer(cols)?)
+            };
+            let qkv: &[_] = match row.fused_qkv {
+                true => &[("attn_qkv", q_width + 2 * kv_width)],
+                false => &[("attn_q", q_width), ("attn_k", kv_width), ("attn_v", kv_width)],
+            };
+            let up: &[_] = match (row.gated, row.fused_gate) {
+                (true, true) => &[("ffn_up", 2 * ffn)],
+                (true, false) => &[("ffn_gate", ffn), ("ffn_up", ffn)],
+                (false, _) => &[("ffn_up", ffn)],
+            };
             layers.push(Layer {
                 attention_connection: connection(p, "attn_hc", 2 * i)?,
                 ffn_connection: connection(p, "ffn_hc", 2 * i + 1)?,
-                attention_norm: Norm::new(p, &name("attn_norm"), width, config.eps)?,
-                qkv: Projection::new(p, &qkv, width, deviation(width), quantizer)?,
-                attention_sub_norm: sub_norm(p, "attn_sub_norm", width)?,
-                attention_out: Projection::new(
+                attention_norm: norm(p, "attn_norm")?,
+                qkv: project(p, qkv, width, deviation(width), biases.qkv)?,
+                head_norms: match row.head_norms {
+                    true => Some(HeadNorms::new(p, &name("attn_q_norm"), &name("attn_k_norm"), c.head_dim, c.eps)?),
+                    false => None,
+                },
+                attention_sub_norm: sub_norm(p, "attn_sub_norm", q_width)?,
+                attention_out: project(
                     p,
-                    &[(name("attn_output"), width)],
-                    width,
-                    into_stream(width),
-                    quantizer,
+                    &[("attn_output", width)],
+                    q_width,
+                    into_stream(q_width),
+                    biases.attention_out,
                 )?,
-                ffn_norm: Norm::new(p, &name("ffn_norm"), width, config.eps)?,
-                gate_up: Projection::new(p, &gate_up, width, deviation(width), quantizer)?,
+                ffn_norm: norm(p, "ffn_norm")?,
+                up: project(p, up, width, deviation(width), biases.up)?,
                 ffn_sub_norm: sub_norm(p, "ffn_sub_norm", ffn)?,
-                down: Projection::new(p, &[(name("ffn_down"), width)], ffn, into_stream(ffn), quantizer)?,
+                down: project(p, &[("ffn_down", width)], ffn, into_stream(ffn), biases.down)?,
             });
         }
-        let output_norm = Norm::new(p, "output_norm.weight", width, config.eps)?;
-        let output = match config.tied {
+        let output_norm = Norm::new(p, "output_norm.weight", row.norm, width, c.eps)?;
+        let output = match tied {
             true => None,
-            false => Some(p.normal("output.weight", Kind::Embedding, (vocabulary, width), 0.02)?),
+            false => Some(p.normal("output.weight", Kind::Embedding, (*vocabulary, width), 0.02)?),
         };
-        let style = match config.architecture {
-            Architecture::Bitnet => RopeStyle::Neox,
-            Architecture::Llama => RopeStyle::Norm,
-        };
-        let rotation = Rotation::new(style, config.rope_base, head_dim, context);
-        Ok(Self { config, parameters, context, vocabulary, embedding, layers, output_norm, output, rotation })
+        let rotation = c.rope.as_ref().map(|rope| Rotation::new(rope, *context));
+        Ok(Self { blueprint, parameters, embedding, positions, layers, output_norm, output, rotation })
     }
 
     /// The parameters.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// What it is made of.
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
     }
 
     /// All connections to the residual streams, from the embedding on.
@@ -190,7 +299,7 @@ impl Decoder {
     /// If ids are outside the vocabulary or sequences longer than the context.
     pub fn forward(&self, ids: &[u32], tokens: usize, step: &Step) -> Result<Tensor> {
         let mut x = self.residual(ids, tokens, step)?;
-        if self.config.hyper_connections > 1 {
+        if self.blueprint.config.n_streams > 1 {
             x = hyper_connections::collapse(&x)?;
         }
         let x = self.output_norm.forward(&x, None, step)?;
@@ -201,40 +310,79 @@ impl Decoder {
     /// The residual stream after the last block, `[sequences * tokens, width]`; with hyper-connections the streams, `[sequences *
     /// tokens, streams, width]`.
     pub(in crate::train) fn residual(&self, ids: &[u32], tokens: usize, step: &Step) -> Result<Tensor> {
-        if tokens == 0 || tokens > self.context || !ids.len().is_multiple_of(tokens) {
-            bail!("{} tokens in sequences of {tokens}; the context is {}", ids.len(), self.context);
+        let Blueprint { config: c, context, .. } = &self.blueprint;
+        if tokens == 0 || tokens > *context || !ids.len().is_multiple_of(tokens) {
+            bail!("{} tokens in sequences of {tokens}; the context is {context}", ids.len());
         }
-        let shape = AttentionShape {
-            tokens,
-            heads: self.config.heads,
-            kv_heads: self.config.kv_heads,
-            head_dim: self.config.width / self.config.heads,
-        };
-        let dropout = if step.training { self.config.dropout } else { 0.0 };
+        let shape = AttentionShape { tokens, heads: c.n_head, kv_heads: c.n_head_kv, head_dim: c.head_dim };
+        let dropout = if step.training { self.blueprint.dropout } else { 0.0 };
+        let sequences = ids.len() / tokens;
         let ids = Tensor::from_slice(ids, ids.len(), &candle_core::Device::Cpu)?;
-        let embedding = value(&self.embedding, step);
-        let mut x = ops::dropout(&embedding.index_select(&ids, 0)?, dropout, step.stream(0))?;
-        if self.config.hyper_connections > 1 {
-            x = hyper_connections::expand(&x, self.config.hyper_connections)?;
+        let mut x = value(&self.embedding, step).index_select(&ids, 0)?;
+        if let Some(positions) = &self.positions {
+            let positions = value(positions, step).narrow(0, 0, tokens)?;
+            x = x.reshape((sequences, tokens, c.n_embd))?.broadcast_add(&positions)?;
+            x = x.reshape((sequences * tokens, c.n_embd))?;
+        }
+        x = ops::dropout(&x, dropout, step.stream(0))?;
+        if c.n_streams > 1 {
+            x = hyper_connections::expand(&x, c.n_streams)?;
         }
         for (i, layer) in self.layers.iter().enumerate() {
             let i = i as u64;
             let (h, mixing) = hyper_connections::read(&layer.attention_connection, &x, step)?;
             let h = layer.attention_norm.forward(&h, layer.qkv.activation_group(step)?, step)?;
-            let h = ops::attention(&layer.qkv.forward(&h, step)?, shape, &self.rotation)?;
+            let mut h = layer.qkv.forward(&h, step)?;
+            if let Some(norms) = &layer.head_norms {
+                h = norms.forward(&h, shape, step)?;
+            }
+            let h = ops::attention(&h, shape, self.rotation.as_ref())?;
             let h = sub_norm(&layer.attention_sub_norm, &h, &layer.attention_out, step)?;
             let y = layer.attention_out.forward(&h, step)?;
             let (connection, dropped) = (&layer.attention_connection, (dropout, step.stream(2 * i + 1)));
             x = hyper_connections::add(connection, &x, &y, mixing, dropped)?;
             let (h, mixing) = hyper_connections::read(&layer.ffn_connection, &x, step)?;
-            let h = layer.ffn_norm.forward(&h, layer.gate_up.activation_group(step)?, step)?;
-            let h = ops::swiglu(&layer.gate_up.forward(&h, step)?)?;
+            let h = layer.ffn_norm.forward(&h, layer.up.activation_group(step)?, step)?;
+            let h = layer.up.forward(&h, step)?;
+            let h = if c.architecture.gated { ops::swiglu(&h)? } else { ops::gelu(&h)? };
             let h = sub_norm(&layer.ffn_sub_norm, &h, &layer.down, step)?;
             let y = layer.down.forward(&h, step)?;
             let dropped = (dropout, step.stream(2 * i + 2));
             x = hyper_connections::add(&layer.ffn_connection, &x, &y, mixing, dropped)?;
         }
         Ok(x)
+    }
+
+    /// All tensors, in the order of the file.
+    ///
+    /// # Errors
+    /// None that can be foreseen.
+    pub fn parts(&self) -> Result<Vec<Part>> {
+        let part = |kind: PartKind| move |(name, values): (String, Tensor)| Part { name, values, kind };
+        let embedding = |name: &str, var: &Var| part(PartKind::Embedding)((name.into(), var.as_detached_tensor()));
+        let mut parts = vec![embedding("token_embd.weight", &self.embedding)];
+        parts.extend(self.positions.iter().map(|positions| embedding("position_embd.weight", positions)));
+        for layer in &self.layers {
+            let norms = [
+                Some(&layer.attention_norm),
+                layer.attention_sub_norm.as_ref(),
+                Some(&layer.ffn_norm),
+                layer.ffn_sub_norm.as_ref(),
+            ];
+            let head_norms = layer.head_norms.iter().flat_map(HeadNorms::norms);
+            let norms = norms.into_iter().flatten().chain(head_norms);
+            parts.extend(norms.flat_map(Norm::parts).map(part(PartKind::Vector)));
+            for connection in [&layer.attention_connection, &layer.ffn_connection].into_iter().flatten() {
+                parts.extend(connection.parts().map(part(PartKind::Vector)));
+            }
+            for projection in [&layer.qkv, &layer.attention_out, &layer.up, &layer.down] {
+                parts.extend(projection.parts()?.into_iter().map(part(PartKind::Linear(projection.rule()))));
+                parts.extend(projection.biases()?.into_iter().map(part(PartKind::Vector)));
+            }
+        }
+        parts.extend(self.output_norm.parts().into_iter().map(part(PartKind::Vector)));
+        parts.extend(self.output.iter().map(|output| embedding("output.weight", output)));
+        Ok(parts)
     }
 
     /// Writes the model as GGUF with the tokenizer's keys: projections by the rule in `format` (or the one that fits), the
@@ -249,70 +397,100 @@ impl Decoder {
         tokenizer: impl FnOnce(&mut Metadata),
         about: &About,
     ) -> Result<()> {
-        let mut tensors = vec![plain("token_embd.weight", self.embedding.as_detached_tensor(), Format::F16)];
-        for layer in &self.layers {
-            let norms = [
-                Some(&layer.attention_norm),
-                layer.attention_sub_norm.as_ref(),
-                Some(&layer.ffn_norm),
-                layer.ffn_sub_norm.as_ref(),
-            ];
-            for (name, weights) in norms.into_iter().flatten().map(Norm::part) {
-                tensors.push(plain(&name, weights, Format::F32));
-            }
-            for connection in [&layer.attention_connection, &layer.ffn_connection].into_iter().flatten() {
-                tensors.extend(connection.parts().map(|(name, values)| plain(&name, values, Format::F32)));
-            }
-            for projection in [&layer.qkv, &layer.attention_out, &layer.gate_up, &layer.down] {
-                for (name, weights) in projection.parts()? {
-                    let stored = match projection.rule() {
-                        Some(rule) => Stored::Ternary(rule, export::format_for(rule, weights.dim(1)?, format)?),
-                        None => Stored::Plain(Format::F16),
-                    };
-                    tensors.push(Exported { name, weights, stored });
+        let exported = |Part { name, values: weights, kind }: Part| -> Result<Exported> {
+            let stored = match kind {
+                PartKind::Linear(Some(rule)) => {
+                    Stored::Ternary(rule, export::format_for(rule, weights.dim(1)?, format)?)
                 }
-            }
-        }
-        let (name, weights) = self.output_norm.part();
-        tensors.push(plain(&name, weights, Format::F32));
-        if let Some(output) = &self.output {
-            tensors.push(plain("output.weight", output.as_detached_tensor(), Format::F16));
-        }
+                PartKind::Linear(None) | PartKind::Embedding => Stored::Plain(Format::F16),
+                PartKind::Vector => Stored::Plain(Format::F32),
+            };
+            Ok(Exported { name, weights, stored })
+        };
+        let tensors = self.parts()?.into_iter().map(exported).collect::<Result<Vec<_>>>()?;
         let mut metadata = self.metadata(about);
         tokenizer(&mut metadata);
         export::write(path, &metadata, &tensors)
     }
 
     fn metadata(&self, about: &About) -> Metadata {
-        let (c, mut metadata) = (&self.config, Metadata::new());
-        let name = match c.architecture {
-            _ if c.hyper_connections > 1 => "sterna",
-            Architecture::Bitnet => "bitnet",
-            Architecture::Llama => "llama",
-        };
+        let Blueprint { config: c, vocabulary, context, .. } = &self.blueprint;
+        let (name, mut metadata) = (c.architecture.name, Metadata::new());
         metadata.insert("general.architecture", name);
         metadata.insert("general.name", about.name.as_str());
         metadata.insert("general.description", about.description.as_str());
         metadata.insert("general.license", about.license.as_str());
         let key = |key: &str| format!("{name}.{key}");
         for (part, value) in [
-            ("context_length", self.context),
-            ("embedding_length", c.width),
-            ("block_count", c.layers),
-            ("feed_forward_length", c.ffn),
-            ("attention.head_count", c.heads),
-            ("attention.head_count_kv", c.kv_heads),
-            ("rope.dimension_count", c.width / c.heads),
-            ("vocab_size", self.vocabulary),
+            ("context_length", *context),
+            ("embedding_length", c.n_embd),
+            ("block_count", c.n_layer),
+            ("feed_forward_length", c.n_ff),
+            ("attention.head_count", c.n_head),
+            ("attention.head_count_kv", c.n_head_kv),
+            ("rope.dimension_count", c.head_dim),
+            ("vocab_size", *vocabulary),
         ] {
             metadata.insert(key(part), value as u32);
         }
-        if c.hyper_connections > 1 {
-            metadata.insert(key("hyper_connections"), c.hyper_connections as u32);
+        if c.n_streams > 1 {
+            metadata.insert(key("hyper_connections"), c.n_streams as u32);
         }
         metadata.insert(key("attention.layer_norm_rms_epsilon"), c.eps);
-        metadata.insert(key("rope.freq_base"), c.rope_base);
+        if let Some(rope) = &c.rope {
+            metadata.insert(key("rope.freq_base"), rope.base as f32);
+        }
         metadata
+    }
+}
+
+/// The values of a tensor as a file holds them: those of codes and scales where it is made ternary, else the tensor's own.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn ternary_values(part: &Part) -> Result<Vec<f32>> {
+    let values = part.values.flatten_all()?.to_vec1::<f32>()?;
+    let PartKind::Linear(Some(rule)) = part.kind else { return Ok(values) };
+    let cols = part.values.dim(1)?;
+    let (codes, scales) = rule.quantize(&values, cols).with_context(|| format!("tensor {}", part.name))?;
+    let group = rule.group(cols)?;
+    let value = |(i, code): (usize, u8)| (f32::from(code) - 1.0) * f16_to_f32(scales[i / group]);
+    Ok(codes.into_iter().enumerate().map(value).collect())
+}
+
+impl ModelConfig {
+    fn blueprint(&self, vocabulary: usize, context: usize) -> Result<Blueprint> {
+        let name = match self.architecture {
+            _ if self.hyper_connections > 1 => "sterna",
+            Architecture::Bitnet => "bitnet",
+            Architecture::Llama => "llama",
+        };
+        let row = model::Architecture::of(name).with_context(|| format!("{name} is no architecture"))?;
+        let head_dim = self.width / self.heads;
+        let rope = |style| Rope {
+            style,
+            rotated: head_dim,
+            base: f64::from(self.rope_base),
+            scaling: RopeScaling::None,
+            factors: Vec::new(),
+        };
+        let config = Config {
+            architecture: row,
+            n_layer: self.layers,
+            n_embd: self.width,
+            n_streams: self.hyper_connections,
+            n_ff: self.ffn,
+            n_head: self.heads,
+            n_head_kv: self.kv_heads,
+            head_dim,
+            n_ctx: context,
+            eps: self.eps,
+            attention_scale: 1.0 / (head_dim as f32).sqrt(),
+            window: None,
+            rope: row.rope.map(rope),
+        };
+        let (tied, dropout) = (self.tied, self.dropout);
+        Ok(Blueprint { config, vocabulary, context, tied, biases: Biases::default(), dropout })
     }
 }
 
@@ -325,10 +503,6 @@ pub struct About {
     pub description: String,
     /// `general.license`
     pub license: String,
-}
-
-fn plain(name: &str, weights: Tensor, format: Format) -> Exported {
-    Exported { name: name.into(), weights, stored: Stored::Plain(format) }
 }
 
 /// The norm before a projection, or where there is none the quantization alone.

@@ -61,8 +61,8 @@ impl Task for Killed {
         self.task.parameters()
     }
 
-    fn loss(&self, step: &Step) -> Result<Tensor> {
-        if step.index == self.at { bail!("killed") } else { self.task.loss(step) }
+    fn loss(&self, step: &Step, part: usize) -> Result<Tensor> {
+        if step.index == self.at { bail!("killed") } else { self.task.loss(step, part) }
     }
 
     fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
@@ -189,7 +189,7 @@ fn the_runtime_computes_what_training_saw() -> Result<()> {
         let case = format!("{architecture:?} {kv_heads} {tied} {method} {group} {format}");
 
         // Logits.
-        let ids = &task.held_out[..config.seq_len];
+        let ids = &task.held_out.ids[..config.seq_len];
         let expected = task.decoder.forward(ids, ids.len(), &evaluated(6))?.to_vec2::<f32>()?.concat();
         let mut state = runtime.transformer().state(None);
         let found = runtime.transformer().forward(&mut state, &Serial, ids, Logits::All)?;
@@ -203,7 +203,7 @@ fn the_runtime_computes_what_training_saw() -> Result<()> {
 
         // Losses, as `sterna perplexity` measures them.
         let (length, mut sum, mut count) = (config.seq_len, 0.0, 0);
-        for ids in task.held_out.chunks_exact(length) {
+        for ids in task.held_out.ids.chunks_exact(length) {
             let mut state = runtime.transformer().state(None);
             let logits = runtime.transformer().forward(&mut state, &Serial, ids, Logits::All)?;
             let logits = Tensor::from_slice(logits, (length, task.tokenizer.vocabulary()), &candle_core::Device::Cpu)?;
@@ -231,7 +231,7 @@ fn another_text_is_trained_on_and_nothing_of_it_is_held_out() {
     assert_eq!(both.tokenizer.decode(&both.training[alone.tokens().0..]), "zounds, a quill\n");
     // Its characters are in the vocabulary; what is measured is the same text.
     assert!(both.tokenizer().vocabulary() > alone.tokenizer().vocabulary());
-    assert_eq!(both.tokenizer.decode(&both.held_out), alone.tokenizer.decode(&alone.held_out));
+    assert_eq!(both.tokenizer.decode(&both.held_out.ids), alone.tokenizer.decode(&alone.held_out.ids));
 }
 
 #[test]

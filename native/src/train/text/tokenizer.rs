@@ -128,6 +128,29 @@ impl TextTokenizer {
     pub fn metadata(&self, metadata: &mut Metadata) {
         self.vocabulary.write(metadata);
     }
+
+    /// The same as a tokenizer.json, for other programs.
+    pub fn json(&self) -> serde_json::Value {
+        let Vocabulary { tokens, merges, .. } = &*self.vocabulary;
+        let vocab: serde_json::Map<_, _> =
+            tokens.iter().enumerate().map(|(id, token)| (token.clone(), serde_json::json!(id))).collect();
+        let end = serde_json::json!({
+            "id": self.end_of_text(), "content": END_OF_TEXT, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        });
+        let byte_level = serde_json::json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+        });
+        serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null,
+            "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                "vocab": vocab, "merges": merges,
+            },
+        })
+    }
 }
 
 impl fmt::Debug for TextTokenizer {

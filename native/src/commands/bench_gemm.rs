@@ -1,0 +1,121 @@
+//! `sterna bench gemm`: operations a second of ternary products, kernel against kernel.
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+use sterna_core::kernels;
+
+use crate::bench::gemm::{self, Row, Settings, Shape};
+use crate::ui::interrupt;
+use crate::ui::progress::Progress;
+use crate::ui::text::{self, Align};
+use crate::{Out, machine};
+
+/// What `sterna bench gemm` takes.
+#[derive(Debug, Args)]
+pub struct BenchGemmArgs {
+    /// Output features, input features and tokens, such as 4096x4096x16; may be given several times. By default 1024x1024x1024
+    /// and layers of 1.7B, 2B-4T and 8B models with 1, 16 and 512 tokens.
+    #[arg(long = "shape", value_name = "ROWSxCOLSxTOKENS")]
+    pub shapes: Vec<Shape>,
+    /// The kernels; by default all that this CPU has. scalar is what the others are compared with.
+    #[arg(long = "kernel", value_name = "NAME,...", value_delimiter = ',')]
+    pub kernels: Vec<String>,
+    /// Numbers of threads.
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Vec<u32>,
+    /// Columns that share a scale.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub group: usize,
+    /// How often each kernel is timed, in turn with the others.
+    #[arg(short, long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+    /// A kernel that has taken this long with a shape is timed no more with it: slow ones are timed less often, but once at least.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// As [`gemm::measure`]; kernels that this CPU does not have.
+pub fn run(args: &BenchGemmArgs, out: &mut Out) -> Result<()> {
+    let kernels = match args.kernels.is_empty() {
+        true => kernels::available(),
+        false => args.kernels.iter().map(|name| kernels::select(Some(name))).collect::<Result<_, _>>()?,
+    };
+    let shapes = if args.shapes.is_empty() { Shape::usual() } else { args.shapes.clone() };
+    let settings = Settings {
+        group: args.group,
+        threads: args.threads.iter().map(|&threads| threads as usize).collect(),
+        kernels,
+        runs: args.repetitions,
+        seconds: args.seconds,
+    };
+    let (mut rows, mut count) = (Vec::new(), 0);
+    let mut progress = Progress::steps("measuring products", (shapes.len() * settings.threads.len()) as u64);
+    let busy = interrupt::busy();
+    gemm::measure(&shapes, &settings, &busy, &mut |more| {
+        rows.extend(more);
+        count += 1;
+        progress.set(count);
+        Ok(())
+    })?;
+    drop(progress);
+    match args.json {
+        true => {
+            let report = json!({
+                "sterna": env!("CARGO_PKG_VERSION"),
+                "cpu": machine::cpu_name(),
+                "group": args.group,
+                "rows": rows,
+            });
+            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        }
+        false => print(&rows, args.group, out)?,
+    }
+    Ok(())
+}
+
+fn print(rows: &[Row], group: usize, out: &mut Out) -> Result<()> {
+    let cells = |row: &Row| {
+        vec![
+            row.name.clone(),
+            format!("{} x {}", row.rows, row.cols),
+            row.tokens.to_string(),
+            row.threads.to_string(),
+            row.kernel.to_owned(),
+            format!("{:.1}", row.seconds.median * 1e6),
+            format!("{:.1} - {:.1}", row.seconds.min * 1e6, row.seconds.max * 1e6),
+            row.runs.to_string(),
+            format!("{:.1}", row.gops),
+            format!("{:.2}", row.gb_per_s),
+            row.times_scalar.map_or("-".into(), |times| format!("{times:.1}")),
+        ]
+    };
+    let columns = [
+        ("LAYER", Align::Left),
+        ("ROWS x COLS", Align::Right),
+        ("TOKENS", Align::Right),
+        ("THREADS", Align::Right),
+        ("KERNEL", Align::Left),
+        ("MEDIAN us", Align::Right),
+        ("us", Align::Right),
+        ("RUNS", Align::Right),
+        ("GOPS", Align::Right),
+        ("GB/s OF WEIGHTS", Align::Right),
+        ("TIMES SCALAR", Align::Right),
+    ];
+    text::table(out, &columns, &rows.iter().map(cells).collect::<Vec<_>>())?;
+    writeln!(
+        out,
+        "\nternary weights with a scale for each {group} of a row, int8 activations; sterna {} on {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        machine::cpu_name(),
+        text::timestamp(text::now())
+    )?;
+    Ok(())
+}

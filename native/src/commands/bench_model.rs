@@ -1,0 +1,275 @@
+//! `sterna bench model`: a checkpoint in floats, rounded to ternary, and trained: size, perplexity, tokens a second.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use sterna_core::formats::Format;
+use sterna_core::ternary::Method;
+
+use super::convert::{RoundingArgs, TorchDtype, format_of};
+use crate::bench::model::{self, Measured, Parts, Settings, Training};
+use crate::train::checkpoint;
+use crate::train::text::documents::Documents;
+use crate::ui::interrupt;
+use crate::ui::text::{self, Align};
+use crate::{Out, machine, perplexity};
+
+/// What `sterna bench model` takes.
+#[derive(Debug, Args)]
+pub struct BenchModelArgs {
+    /// The checkpoint's directory: config.json, safetensors, tokenizer.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The text: a plain file, .jsonl or .parquet.
+    #[arg(long, visible_alias = "dataset", value_name = "FILE")]
+    pub text: PathBuf,
+    /// The field of .jsonl, or the column of .parquet, that holds the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub text_field: String,
+    /// Format of the ternary layers: TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S.
+    #[arg(long, value_name = "FORMAT", value_parser = format_of, default_value = "TQ2_0")]
+    pub quant: Format,
+    /// Float type of the baseline; by default bfloat16 where the checkpoint says that it is, else float16.
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<TorchDtype>,
+    /// Where it runs: cpu is what there is.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Device,
+    /// Tokens of a chunk of the text, as in sterna perplexity; no more than the model's context.
+    #[arg(short, long, value_name = "N", default_value_t = perplexity::CONTEXT)]
+    pub ctx_size: usize,
+    /// Measure on so many tokens of the text only, from the beginning of what is not trained on.
+    #[arg(long, value_name = "N")]
+    pub max_eval_tokens: Option<usize>,
+    /// Measure on so many texts only: documents, or lines of a plain text that are not blank.
+    #[arg(long, value_name = "N")]
+    pub eval_texts: Option<usize>,
+    /// Tokens that are generated to measure the speed.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_new_tokens: u32,
+    /// Do not measure speed.
+    #[arg(long)]
+    pub skip_latency: bool,
+    /// Do not measure the perplexity of the rounded model.
+    #[arg(long)]
+    pub skip_ptq_ppl: bool,
+    /// Train the model to be ternary too, as sterna qat does.
+    #[arg(long)]
+    pub run_qat: bool,
+    /// Steps of that training.
+    #[arg(long, value_name = "N", default_value_t = Training::default().steps)]
+    pub qat_steps: usize,
+    /// Its peak learning rate.
+    #[arg(long, value_name = "X", default_value_t = Training::default().learning_rate)]
+    pub learning_rate: f32,
+    /// Share of the text, at its beginning, that is trained on; all is measured on what follows it. By default 0.9 with --run-qat,
+    /// else 0.
+    #[arg(long, value_name = "SHARE")]
+    pub train_split: Option<f64>,
+    /// Tokens of a sequence in training; by default 256, or fewer where the model sees fewer.
+    #[arg(long, visible_alias = "block-size", value_name = "N", requires = "run_qat")]
+    pub seq_len: Option<usize>,
+    /// Sequences of a batch in training.
+    #[arg(long, value_name = "N", requires = "run_qat")]
+    pub batch_size: Option<usize>,
+    /// The kernel to use instead of the fastest this CPU has.
+    #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
+    pub kernel: Option<String>,
+    /// Write the JSON object here.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Keep the GGUFs in this folder; without it they are made in a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub keep_files: Option<PathBuf>,
+    /// How weights become ternary.
+    #[command(flatten)]
+    pub rounding: RoundingArgs,
+}
+
+/// Devices by the names that PyTorch's users know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The CPU.
+    Cpu,
+}
+
+/// What was measured, with the settings that it was measured with; keys as in benchmarks of other ternary toolkits.
+#[derive(Debug, Serialize)]
+struct Report {
+    model_id: String,
+    dataset: String,
+    device: &'static str,
+    dtype: &'static str,
+    /// The rule's share; null where the rule has none.
+    threshold: Option<f32>,
+    max_eval_tokens: Option<usize>,
+    eval_texts: Option<usize>,
+    max_new_tokens: u32,
+    skip_latency: bool,
+    skip_ptq_ppl: bool,
+    run_qat: bool,
+    qat_steps: usize,
+    train_split: f64,
+    learning_rate: f32,
+    compression_ratio: f64,
+    baseline: Measured,
+    ptq: Measured,
+    qat: Option<Measured>,
+}
+
+/// Measures, prints and writes.
+///
+/// # Errors
+/// A checkpoint or a text that cannot be used; Ctrl-C.
+pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
+    let Device::Cpu = args.device;
+    if !args.quant.is_ternary() {
+        bail!("--quant {} is not ternary; the baseline is float already", args.quant.name());
+    }
+    let float = match args.dtype {
+        Some(TorchDtype::Float32) => Format::F32,
+        Some(TorchDtype::Float16) => Format::F16,
+        Some(TorchDtype::Bfloat16) => Format::BF16,
+        None => model::float_format(&args.dir)?,
+    };
+    let train_split = args.train_split.unwrap_or(if args.run_qat { 0.9 } else { 0.0 });
+    if !(0.0..1.0).contains(&train_split) || args.run_qat && train_split == 0.0 {
+        let from = if args.run_qat { "above" } else { "from" };
+        bail!(
+            "--train-split {train_split} is no share of the text that can be trained on; give one {from} 0 and below 1"
+        );
+    }
+    if args.run_qat && !args.rounding.keep.is_empty() {
+        bail!("--keep goes not with --run-qat, which trains every linear layer; leave one of them out");
+    }
+    let documents = Documents::read(&args.text, &args.text_field)?;
+    let parts = Parts::of(&documents, train_split, args.eval_texts);
+    let text = parts.evaluation;
+    let (work, _temporary) = match &args.keep_files {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+            (dir.clone(), None)
+        }
+        None => {
+            let dir = tempfile::TempDir::with_prefix("sterna-bench-");
+            let dir = dir.context("cannot make a temporary folder; name one with --keep-files")?;
+            (dir.path().to_owned(), Some(dir))
+        }
+    };
+    let settings = Settings {
+        dir: args.dir.clone(),
+        options: args.rounding.options(Some(args.quant))?,
+        float,
+        perplexity: perplexity::Settings {
+            context: args.ctx_size,
+            tokens: args.max_eval_tokens.unwrap_or(usize::MAX),
+            ..perplexity::Settings::default()
+        },
+        max_new_tokens: (!args.skip_latency).then_some(args.max_new_tokens as usize),
+        skip_ptq_ppl: args.skip_ptq_ppl,
+        threads: args.rounding.threads.map_or_else(machine::cores, |threads| threads as usize),
+        kernel: args.kernel.clone(),
+        work,
+        keep: args.keep_files.is_some(),
+    };
+    let busy = interrupt::busy();
+    // First, as what is wrong with its settings should not cost the time of the others.
+    let trained = match args.run_qat {
+        true => train(args, &settings, &parts)?,
+        false => None,
+    };
+    let baseline = model::baseline(&settings, text, &busy)?;
+    let ptq = model::ptq(&settings, text, &busy)?;
+    let qat = trained.map(|trained| model::qat(&settings, &trained, text, &busy)).transpose()?;
+    let report = Report {
+        model_id: args.dir.display().to_string(),
+        dataset: args.text.display().to_string(),
+        device: "cpu",
+        dtype: match float {
+            Format::F32 => "float32",
+            Format::BF16 => "bfloat16",
+            _ => "float16",
+        },
+        threshold: match settings.options.method {
+            Method::Threshold(share) => Some(share),
+            _ => None,
+        },
+        max_eval_tokens: args.max_eval_tokens,
+        eval_texts: args.eval_texts,
+        max_new_tokens: args.max_new_tokens,
+        skip_latency: args.skip_latency,
+        skip_ptq_ppl: args.skip_ptq_ppl,
+        run_qat: args.run_qat,
+        qat_steps: args.qat_steps,
+        train_split,
+        learning_rate: args.learning_rate,
+        compression_ratio: baseline.size_gib / ptq.size_gib,
+        baseline,
+        ptq,
+        qat,
+    };
+    let mut json = serde_json::to_string_pretty(&report)?;
+    json.push('\n');
+    if let Some(path) = &args.out {
+        checkpoint::replace(path, json.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    match args.rounding.json {
+        true => write!(out, "{json}")?,
+        false => print(&report, args, out)?,
+    }
+    Ok(())
+}
+
+/// Trains, and gives the directory of the trained checkpoint; `None`, and the reason on stderr, for models that are not trained.
+fn train(args: &BenchModelArgs, settings: &Settings, parts: &Parts<'_>) -> Result<Option<PathBuf>> {
+    if let Some(why) = model::cannot_train(&args.dir)? {
+        eprintln!("note: {} is not trained, so qat is null: {why}", args.dir.display());
+        return Ok(None);
+    }
+    let training = Training {
+        steps: args.qat_steps,
+        learning_rate: args.learning_rate,
+        seq_len: args.seq_len,
+        batch_size: args.batch_size,
+    };
+    let trained = model::train(settings, &training, parts);
+    trained.map(Some).with_context(|| format!("cannot train {} on {}", args.dir.display(), args.text.display()))
+}
+
+fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {
+    let row = |name: &str, measured: &Measured| {
+        let number = |value: Option<f64>, places: usize| value.map_or("-".into(), |value| format!("{value:.places$}"));
+        vec![
+            name.to_owned(),
+            text::bytes((measured.size_gib * (1u64 << 30) as f64).round() as u64),
+            format!("{:.2}", report.baseline.size_gib / measured.size_gib),
+            number(measured.ppl, 4),
+            number(measured.tok_s, 1),
+        ]
+    };
+    let mut rows = vec![
+        row(&format!("baseline, {}", report.dtype), &report.baseline),
+        row(&format!("ptq, {}", args.quant.name()), &report.ptq),
+    ];
+    rows.extend(report.qat.as_ref().map(|qat| row(&format!("qat, {}", args.quant.name()), qat)));
+    let columns = [
+        ("", Align::Left),
+        ("SIZE", Align::Right),
+        ("TIMES SMALLER", Align::Right),
+        ("PERPLEXITY", Align::Right),
+        ("TOKENS/s", Align::Right),
+    ];
+    text::table(out, &columns, &rows)?;
+    writeln!(
+        out,
+        "\n{} on {}; sterna {} on {}, {}",
+        text::plain(&report.model_id, 120),
+        text::plain(&report.dataset, 120),
+        env!("CARGO_PKG_VERSION"),
+        machine::cpu_name(),
+        text::timestamp(text::now())
+    )?;
+    Ok(())
+}
