@@ -64,7 +64,7 @@ impl Format {
 
 /// The types of all tensors of a file, in the order of [`Header::tensors`].
 ///
-/// Beyond [`Format::identify`]: if the size of one tensor proves that id 42 means groups of 128, that holds for the
+/// Beyond [`Format::identify`]: if the size of one tensor proves that id 42 means groups of 128, or of 64, that holds for the
 /// file; and bytes between a tensor and the next that padding does not explain are an error
 /// ([`FormatError::TooLarge`]), as they speak for a type of another tool under the same number.
 pub fn identify_all(header: &Header) -> Vec<Result<Identified, FormatError>> {
@@ -72,6 +72,16 @@ pub fn identify_all(header: &Header) -> Vec<Result<Identified, FormatError>> {
     let legacy = q2_0().any(|reading| reading == Ok(Readings::Group128));
     // In merged headers of shards several tensors are the last of their file: nothing begins where they end.
     let starts: HashSet<u64> = header.tensors.iter().map(|info| info.offset).collect();
+    let followed = |info: &TensorInfo| info.offset.checked_add(info.size).is_some_and(|end| starts.contains(&end));
+    // More than padding behind a reading as groups of 128 proves the other, for one tensor and so for the file.
+    let current = header.tensors.iter().filter(|info| info.type_id == Q2_0_ID).any(|info| match readings(info) {
+        Ok(Readings::Group64) => true,
+        Ok(Readings::Both) => {
+            let room = |needed: u64| info.size.saturating_sub(needed) >= header.alignment;
+            followed(info) && needed(info, Format::Q2_0G128).is_ok_and(room)
+        }
+        _ => false,
+    });
     let identify = |info: &TensorInfo| {
         let (format, note) = if info.type_id == Q2_0_ID {
             match (readings(info)?, legacy) {
@@ -79,6 +89,7 @@ pub fn identify_all(header: &Header) -> Vec<Result<Identified, FormatError>> {
                 (Readings::Both, true) => {
                     (Format::Q2_0G128, Some("id 42 read as groups of 128, as other tensors of this file are"))
                 }
+                (Readings::Both, false) if current => (Format::Q2_0, None),
                 (Readings::Both, false) => {
                     (Format::Q2_0, Some("id 42 read as groups of 64; the byte size allows groups of 128, too"))
                 }
@@ -88,8 +99,7 @@ pub fn identify_all(header: &Header) -> Vec<Result<Identified, FormatError>> {
             (Format::identify(info)?, None)
         };
         let needed = needed(info, format)?;
-        let followed = info.offset.checked_add(info.size).is_some_and(|end| starts.contains(&end));
-        if followed && info.size - needed >= header.alignment {
+        if followed(info) && info.size - needed >= header.alignment {
             let (tensor, offset, available) = (info.name.clone(), info.offset, info.size);
             return Err(FormatError::TooLarge { tensor, offset, format, needed, available });
         }
@@ -255,6 +265,10 @@ mod tests {
         let alone = identify_all(&file(vec![small.clone()]));
         assert_eq!(alone[0].as_ref().map(|found| found.format), Ok(Format::Q2_0));
         assert!(alone[0].as_ref().is_ok_and(|found| found.note.is_some()));
+        // Behind 68 a block there would be more room than padding takes.
+        let beside = identify_all(&file(vec![small.clone(), tensor(42, &[512, 8], 16 * 72), tensor(0, &[8], 32)]));
+        let current = Identified { format: Format::Q2_0, note: None };
+        assert_eq!(beside[..2], [Ok(current), Ok(current)]);
         let beside = identify_all(&file(vec![small, tensor(42, &[2048, 256], 2048 * 68), tensor(0, &[8], 32)]));
         assert_eq!(beside[0].as_ref().map(|found| found.format), Ok(Format::Q2_0G128));
         assert_eq!(beside[1].as_ref().map(|found| found.format), Ok(Format::Q2_0G128));
