@@ -117,7 +117,7 @@ fn products_are_measured_with_every_kernel() {
     }
 }
 
-/// The keys of the report, those of mission and no others.
+/// The keys of the report, and no others.
 const KEYS: [&str; 18] = [
     "baseline",
     "compression_ratio",
