@@ -20,6 +20,8 @@ pub mod ops;
 pub mod optimizer;
 pub mod parameters;
 pub mod schedule;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod trainer;
 

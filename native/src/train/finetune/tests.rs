@@ -9,6 +9,7 @@ use sterna_core::model::Logits;
 
 use super::*;
 use crate::convert::encode::Sums;
+use crate::train::testing::Killed;
 use crate::train::text::tests::made_up_text;
 
 const FAMILIES: [&str; 5] = ["llama", "qwen2", "qwen3", "phi3", "gpt2"];
@@ -158,8 +159,9 @@ fn a_stopped_run_goes_on_and_another_is_told_apart() {
     config.run.checkpoint_seconds = 0;
     // As if killed after five steps: a task that stops there leaves its checkpoint.
     let task = FinetuneTask::new(config.clone(), None).unwrap();
-    let error = trainer::train(&Stops { task, at: 5 }, &config.run, &config, &RunDir::create(&stopped).unwrap(), false);
-    assert!(error.unwrap_err().to_string().contains("stopped here"));
+    let error =
+        trainer::train(&Killed { task, at: 5 }, &config.run, &config, &RunDir::create(&stopped).unwrap(), false);
+    assert!(error.unwrap_err().to_string().contains("killed"));
     let error = format!("{:#}", finetune(&config, &stopped, None, false).unwrap_err());
     assert!(error.contains("--resume"), "{error}");
     let resumed = finetune(&config, &stopped, None, true).unwrap();
@@ -175,37 +177,6 @@ fn a_stopped_run_goes_on_and_another_is_told_apart() {
     fs::remove_file(out.join(checkpoint)).unwrap();
     let error = format!("{:#}", finetune(&onto_itself, &out, None, false).unwrap_err());
     assert!(error.contains("over itself"), "{error}");
-}
-
-struct Stops {
-    task: FinetuneTask,
-    at: usize,
-}
-
-impl Task for Stops {
-    fn parameters(&self) -> &Parameters {
-        self.task.parameters()
-    }
-
-    fn parts(&self) -> usize {
-        self.task.parts()
-    }
-
-    fn loss(&self, step: &Step, part: usize) -> Result<Tensor> {
-        if step.index == self.at { bail!("stopped here") } else { self.task.loss(step, part) }
-    }
-
-    fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
-        self.task.evaluate(step, whole)
-    }
-
-    fn items_per_step(&self) -> (usize, &'static str) {
-        self.task.items_per_step()
-    }
-
-    fn export(&self, path: &Path, step: &Step) -> Result<()> {
-        self.task.export(path, step)
-    }
 }
 
 #[test]

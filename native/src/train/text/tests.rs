@@ -7,6 +7,7 @@ use sterna_core::model::Logits;
 
 use super::model::Architecture;
 use super::*;
+use crate::train::testing::Killed;
 use crate::train::trainer::{self, RunDir};
 
 /// Sentences of a small grammar, so that there is something to learn; 20,000 characters.
@@ -48,34 +49,6 @@ fn evaluated(step: usize) -> Step {
 
 fn weights(task: &TextTask) -> Vec<Vec<f32>> {
     task.parameters().iter().map(|p| p.var.flatten_all().unwrap().to_vec1().unwrap()).collect()
-}
-
-/// Fails at a step, as if the process had been killed there.
-struct Killed {
-    task: TextTask,
-    at: usize,
-}
-
-impl Task for Killed {
-    fn parameters(&self) -> &Parameters {
-        self.task.parameters()
-    }
-
-    fn loss(&self, step: &Step, part: usize) -> Result<Tensor> {
-        if step.index == self.at { bail!("killed") } else { self.task.loss(step, part) }
-    }
-
-    fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
-        self.task.evaluate(step, whole)
-    }
-
-    fn items_per_step(&self) -> (usize, &'static str) {
-        self.task.items_per_step()
-    }
-
-    fn export(&self, path: &Path, step: &Step) -> Result<()> {
-        self.task.export(path, step)
-    }
 }
 
 #[test]
