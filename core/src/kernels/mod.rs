@@ -18,6 +18,7 @@ mod parallel;
 mod products;
 mod rows;
 mod scalar;
+#[cfg(feature = "rayon")]
 mod team;
 mod tile;
 
@@ -46,6 +47,7 @@ pub use parallel::Rayon;
 pub(crate) use parallel::chunks_mut;
 pub use parallel::{Executor, Serial};
 pub use products::Compute;
+#[cfg(feature = "rayon")]
 pub use team::Team;
 
 /// One instruction set's inner loops. All of them give the bits that `scalar` gives.

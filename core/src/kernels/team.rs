@@ -70,7 +70,6 @@ impl Team {
     }
 
     /// Runs `work`, which leads, on a thread of the rayon pool, with all others as helpers until it returns.
-    #[cfg(feature = "rayon")]
     pub fn gather<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         /// Lets the helpers go, however `work` ends.
         struct Dismiss<'a>(&'a Team);
@@ -247,12 +246,9 @@ mod tests {
             });
             team.threads()
         };
-        #[cfg(feature = "rayon")]
-        {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-            assert_eq!(pool.install(|| team.gather(work)), 3);
-            assert_eq!(sum.swap(0, Ordering::Relaxed), 4950);
-        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        assert_eq!(pool.install(|| team.gather(work)), 3);
+        assert_eq!(sum.swap(0, Ordering::Relaxed), 4950);
         // Nobody is there.
         assert_eq!(work(), 1);
         assert_eq!(sum.into_inner(), 4950);
