@@ -97,13 +97,13 @@ impl Team {
             match self.take() {
                 Some(i) => {
                     looks = 0;
+                    let _done = Done(&self.done);
                     // SAFETY: a task was taken and is not done: its product is running, and `task` was set before it could be
                     // taken.
                     if let Some(task) = unsafe { *self.task.get() } {
                         // SAFETY: as above, so what it points to is borrowed by `run`, which waits.
                         unsafe { (*task)(i) };
                     }
-                    self.done.fetch_add(1, Ordering::Release);
                 }
                 None if looks < LOOKS => {
                     looks += 1;
@@ -168,7 +168,36 @@ impl Team {
     }
 }
 
-// SAFETY: each index is taken once, by exchanging the ticket, and `run` returns when as many tasks are done as there are.
+/// Counts a task as done, also where it panics.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// A product that runs. It ends, also where a task of the leader panics, when all tasks that were taken are done.
+struct Running<'a> {
+    team: &'a Team,
+    /// The ticket behind the last task.
+    end: u64,
+    /// Tasks that the leader took.
+    own: usize,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let taken = (self.team.ticket.swap(self.end, Ordering::AcqRel) & MASK) as usize;
+        while self.team.done.load(Ordering::Acquire) + self.own < taken {
+            spin_loop();
+        }
+        self.team.busy.store(false, Ordering::Release);
+    }
+}
+
+// SAFETY: each index is taken once, by exchanging the ticket, and `run` returns when as many tasks are done as were taken, which are
+// all unless one panics.
 unsafe impl Executor for Team {
     fn threads(&self) -> usize {
         self.threads.load(Ordering::Relaxed)
@@ -185,22 +214,19 @@ unsafe impl Executor for Team {
         unsafe { *self.task.get() = Some(lasting) };
         self.done.store(0, Ordering::Relaxed);
         let number = (self.ticket.load(Ordering::Relaxed) >> (2 * BITS)).wrapping_add(1);
-        self.ticket.store(number << (2 * BITS) | (tasks as u64) << BITS, Ordering::Release);
+        let first = number << (2 * BITS) | (tasks as u64) << BITS;
+        let mut running = Running { team: self, end: first | tasks as u64, own: 0 };
+        self.ticket.store(first, Ordering::Release);
         self.wake();
-        let mut own = 0;
         while let Some(i) = self.take() {
+            running.own += 1;
             task(i);
-            own += 1;
         }
-        self.done.fetch_add(own, Ordering::Release);
-        while self.done.load(Ordering::Acquire) < tasks {
-            spin_loop();
-        }
-        self.busy.store(false, Ordering::Release);
     }
 }
 
-#[cfg(test)]
+// WebAssembly under Node has no threads; in browsers whole models are compared.
+#[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
     use super::*;
 
@@ -231,6 +257,20 @@ mod tests {
                 }
                 team.dismiss();
             });
+        }
+    }
+
+    #[test]
+    fn a_panic_is_heard_and_leaves_the_team_whole() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let team = Team::new();
+        for bad in 0..40 {
+            let work = || team.run(40, &|i| assert!(i != bad, "task {i}"));
+            let caught = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| pool.install(|| team.gather(work))));
+            assert!(caught.is_err());
+            let count = AtomicUsize::new(0);
+            pool.install(|| team.gather(|| team.run(40, &|_| _ = count.fetch_add(1, Ordering::Relaxed))));
+            assert_eq!(count.into_inner(), 40);
         }
     }
 
