@@ -59,9 +59,9 @@ pub fn bench_kernel(kernel: &str, rows: usize, cols: usize, tokens: usize, itera
     let mut quantized = QuantizedRows::default();
     compute.quantize(&x, cols, matrix.group(), &mut quantized);
     let mut out = vec![0.0; tokens * rows];
-    threads::inside(|| compute.ternary(&quantized, vec![(&matrix, &mut out)]));
+    threads::inside(|| compute.ternary(&matrix, &quantized, &mut out));
     let started = now();
-    threads::inside(|| (0..iterations).for_each(|_| compute.ternary(&quantized, vec![(&matrix, &mut out)])));
+    threads::inside(|| (0..iterations).for_each(|_| compute.ternary(&matrix, &quantized, &mut out)));
     let seconds = now() - started;
     core::hint::black_box(&out);
     Ok(seconds)

@@ -105,7 +105,7 @@ fn products_are_the_bits_of_scalar() {
                 let compute = Compute { kernel: kernels::select(Some(kernel)).unwrap(), exec: &Serial };
                 let (mut quantized, mut out) = (QuantizedRows::default(), vec![0.0; tokens * rows]);
                 compute.quantize(&x, cols, m.group(), &mut quantized);
-                compute.ternary(&quantized, vec![(&m, &mut out)]);
+                compute.ternary(&m, &quantized, &mut out);
                 out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
             };
             let expected = product("scalar");

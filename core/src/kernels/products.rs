@@ -36,18 +36,16 @@ impl Compute<'_> {
     /// # Panics
     /// If the shapes do not fit together.
     pub fn products<const N: usize>(&self, x: &[f32], scratch: &mut QuantizedRows, parts: [(&Matrix, &mut [f32]); N]) {
-        let mut ternary = Vec::with_capacity(N);
-        for (m, out) in parts {
+        let mut ternary = [const { None }; N];
+        for (slot, (m, out)) in ternary.iter_mut().zip(parts) {
             match m {
-                Matrix::Ternary(m) => ternary.push((m, out)),
+                Matrix::Ternary(m) => *slot = Some((m, out)),
                 Matrix::Blocks(m) => self.blocks(m, x, out),
             }
         }
-        while let Some(&(m, _)) = ternary.first() {
-            self.quantize(x, m.cols(), m.group(), scratch);
-            let (alike, others) = ternary.into_iter().partition(|(other, _)| other.group() == m.group());
-            self.ternary(scratch, alike);
-            ternary = others;
+        while let Some(&(first, _)) = ternary.iter().flatten().next() {
+            self.quantize(x, first.cols(), first.group(), scratch);
+            self.together(scratch, ternary.each_mut().map(|slot| slot.take_if(|(m, _)| m.group() == first.group())));
         }
     }
 
@@ -92,20 +90,28 @@ impl Compute<'_> {
         }
     }
 
-    /// Rows of each matrix times the quantized tokens of `x`, each into its own `[tokens, rows]`.
+    /// Rows of `m` times the quantized tokens of `x`, into `out`, `[tokens, rows]`.
     ///
     /// # Panics
     /// If the shapes do not fit together.
-    pub fn ternary(&self, x: &QuantizedRows, parts: Vec<(&TernaryMatrix, &mut [f32])>) {
-        parts.iter().for_each(|(m, out)| assert_eq!(out.len(), x.tokens() * m.rows()));
-        let some = parts.into_iter().filter(|(_, out)| !out.is_empty());
-        let parts: Vec<_> = some.map(|(m, out)| (m, Output::new(out, m.rows()))).collect();
-        let sum = |of: fn(&TernaryMatrix) -> usize| parts.iter().map(|(m, _)| of(m)).sum::<usize>();
+    pub fn ternary(&self, m: &TernaryMatrix, x: &QuantizedRows, out: &mut [f32]) {
+        self.together(x, [Some((m, out))]);
+    }
+
+    /// [`ternary`](Self::ternary) of several matrices, in one run over the threads.
+    fn together<const N: usize>(&self, x: &QuantizedRows, parts: [Option<(&TernaryMatrix, &mut [f32])>; N]) {
+        let parts = parts.map(|part| {
+            let (m, out) = part?;
+            assert_eq!(out.len(), x.tokens() * m.rows());
+            (!out.is_empty()).then(|| (m, Output::new(out, m.rows())))
+        });
+        let parts = || parts.iter().flatten();
+        let sum = |of: fn(&TernaryMatrix) -> usize| parts().map(|(m, _)| of(m)).sum::<usize>();
         // One row of tiles, through all matrices.
         let (tasks, tiles) = split(sum(|m| m.tiles()), self.tasks(&[sum(|m| m.rows()), x.cols(), x.tokens()]), 1);
         self.exec.run(tasks, &|i| {
             let (tiles, mut first) = (tiles(i), 0);
-            for (m, out) in &parts {
+            for (m, out) in parts() {
                 let own = tiles.start.clamp(first, first + m.tiles()) - first
                     ..tiles.end.clamp(first, first + m.tiles()) - first;
                 first += m.tiles();
