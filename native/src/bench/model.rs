@@ -189,8 +189,8 @@ pub fn ptq(settings: &Settings, text: &str, busy: &Busy) -> Result<Measured> {
 /// # Errors
 /// As [`baseline`].
 pub fn qat(settings: &Settings, trained: &Path, text: &str, busy: &Busy) -> Result<Measured> {
-    // What training made ternary must be found so.
-    let options = Options { lossless: true, ..settings.options.clone() };
+    // What training made ternary must be found so, and then no rule has columns to weigh.
+    let options = Options { lossless: true, calibration: None, ..settings.options.clone() };
     converted(settings, trained, "qat.gguf", &options, Some(text), busy)
 }
 

@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use sterna_core::formats::Format;
 
-use super::convert::{RoundingArgs, finish, within};
+use super::convert::{RoundingArgs, finish, format_of, within};
 use crate::Out;
-use crate::convert::{self, Options, format_named};
+use crate::convert::{self, Options};
 
 /// Bring a GGUF into another format, without loss between ternary ones where their groups allow.
 ///
@@ -50,10 +50,6 @@ pub struct DequantizeArgs {
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-fn format_of(name: &str) -> Result<Format, String> {
-    format_named(name).map_err(|error| error.to_string())
 }
 
 /// Runs `sterna quantize`.
