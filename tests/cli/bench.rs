@@ -7,11 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::convert::silu;
-use crate::support::{fixture, stdout, sterna};
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
+use crate::support::{fixture, json, stdout, sterna};
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()

@@ -9,16 +9,12 @@ use sterna_core::formats::Format;
 use sterna_core::gguf::Gguf;
 use tempfile::TempDir;
 
-use crate::support::{data, fixture, stdout, sterna};
+use crate::support::{data, fixture, gguf_python, json, read_by_gguf_py, stdout, sterna};
 
 const FAMILIES: [&str; 6] = ["llama", "qwen2", "qwen3", "phi3", "gpt2", "bitnet"];
 
 fn convert(name: &str, out: &Path, words: &[&str]) -> String {
     stdout(sterna().arg("convert").arg(fixture(name)).arg("-o").arg(out).args(words))
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
 }
 
 #[test]
@@ -178,34 +174,13 @@ fn an_interrupted_conversion_leaves_nothing() {
 /// gguf-py, which we did not write, finds every element where the runtime finds it.
 #[test]
 fn gguf_py_reads_every_element() {
-    let Some(python) = std::env::var_os("STERNA_PYTHON") else {
-        println!("skipped: STERNA_PYTHON does not name a Python that has gguf; npm test sets it");
-        return;
-    };
+    let Some(python) = gguf_python() else { return };
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("x.gguf");
     for (name, quant) in FAMILIES.map(|name| (name, "F16")).into_iter().chain([("llama", "TQ1_0"), ("llama", "TQ2_0")])
     {
         convert(name, &out, &["--quant", quant]);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/read_gguf.py");
-        let read = Process::new(&python).arg(script).arg(&out).output().unwrap();
-        assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
-        let read = json(&String::from_utf8(read.stdout).unwrap());
-        let bytes = std::fs::read(&out).unwrap();
-        let file = Gguf::parse(&bytes).unwrap();
-        let theirs = read["tensors"].as_array().unwrap();
-        assert_eq!(theirs.len(), file.header().tensors.len());
-        for (info, theirs) in file.header().tensors.iter().zip(theirs) {
-            assert_eq!(theirs["name"], info.name.as_str());
-            let shape: Vec<u64> = info.dims.iter().rev().copied().collect();
-            assert_eq!(theirs["shape"], serde_json::json!(shape), "{}", info.name);
-            let format = Format::identify(info).unwrap();
-            let mut values = vec![0.0f32; info.elements() as usize];
-            let size = format.tensor_bytes(info.rows(), info.cols()).unwrap() as usize;
-            format.dequantize(&file.data(info)[..size], &mut values).unwrap();
-            let theirs = theirs["values"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32);
-            assert!(values.iter().copied().eq(theirs), "{name} {quant} {}", info.name);
-        }
+        read_by_gguf_py(&python, &out);
     }
 }
 

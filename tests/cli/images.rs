@@ -5,7 +5,7 @@ use std::path::Path;
 use predicates::prelude::PredicateBooleanExt;
 use serde_json::Value;
 
-use crate::support::{data, stdout, sterna};
+use crate::support::{data, gguf_python, stdout, sterna};
 
 /// A net that trains in a second.
 const NET: [&str; 5] = [
@@ -153,10 +153,7 @@ fn the_digit_model_is_as_good_as_its_card_says() {
         println!("{measured}");
         assert!(measured["accuracy"].as_f64().unwrap() >= least, "{measured}");
     }
-    let Some(python) = std::env::var_os("STERNA_PYTHON") else {
-        println!("skipped: STERNA_PYTHON does not name a Python that has gguf; npm test sets it");
-        return;
-    };
+    let Some(python) = gguf_python() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/check_image_model.py");
     let read = std::process::Command::new(python)
         .arg(script)

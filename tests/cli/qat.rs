@@ -7,15 +7,7 @@ use predicates::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{stdout, sterna};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints").join(name)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
+use crate::support::{fixture, json, stdout, sterna};
 
 /// A text of which every line is a sample, plain and as JSON lines under `body`.
 fn texts(dir: &TempDir) -> (PathBuf, PathBuf) {

@@ -1,12 +1,14 @@
 //! The program under test, files for it, and a server that stands in for the hub.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
+use serde_json::Value;
 use sterna_core::formats::Format;
-use sterna_core::gguf::{Metadata, TensorDecl, Writer};
+use sterna_core::gguf::{Gguf, Metadata, TensorDecl, Writer};
 
 /// `sterna`, without anything that the surroundings might set.
 pub fn sterna() -> Command {
@@ -24,6 +26,44 @@ pub fn sterna() -> Command {
 /// What a finished command wrote to stdout.
 pub fn stdout(command: &mut Command) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+/// What was printed as JSON.
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// A Python that has gguf-py, or `None` after saying that the test is skipped.
+pub fn gguf_python() -> Option<OsString> {
+    let python = std::env::var_os("STERNA_PYTHON");
+    if python.is_none() {
+        println!("skipped: STERNA_PYTHON does not name a Python that has gguf; npm test sets it");
+    }
+    python
+}
+
+/// Holds names, shapes and every element that gguf-py finds in a file to what the runtime finds; gives all that gguf-py said.
+pub fn read_by_gguf_py(python: &OsStr, path: &Path) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/read_gguf.py");
+    let read = std::process::Command::new(python).arg(script).arg(path).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    let read = json(&String::from_utf8(read.stdout).unwrap());
+    let bytes = std::fs::read(path).unwrap();
+    let file = Gguf::parse(&bytes).unwrap();
+    let theirs = read["tensors"].as_array().unwrap();
+    assert_eq!(theirs.len(), file.header().tensors.len());
+    for (info, theirs) in file.header().tensors.iter().zip(theirs) {
+        assert_eq!(theirs["name"], info.name.as_str());
+        let shape: Vec<u64> = info.dims.iter().rev().copied().collect();
+        assert_eq!(theirs["shape"], serde_json::json!(shape), "{}", info.name);
+        let format = Format::identify(info).unwrap();
+        let mut values = vec![0.0f32; info.elements() as usize];
+        let size = format.tensor_bytes(info.rows(), info.cols()).unwrap() as usize;
+        format.dequantize(&file.data(info)[..size], &mut values).unwrap();
+        let theirs = theirs["values"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32);
+        assert!(values.iter().copied().eq(theirs), "{}: {}", path.display(), info.name);
+    }
+    read
 }
 
 /// The file `name` of the real data, or `None` after saying that the test is skipped.
