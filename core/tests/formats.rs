@@ -337,6 +337,9 @@ fn values_that_cannot_be_written_are_named() {
     }
     let error = Format::F16.quantize(&[1.0, 7e4], &mut Vec::new()).unwrap_err();
     assert_eq!(error, FormatError::OutOfRange { format: Format::F16, index: 1, value: 7e4 });
+    // Rounding up would make it infinite.
+    let error = Format::BF16.quantize(&[1.0, f32::MAX], &mut Vec::new()).unwrap_err();
+    assert_eq!(error, FormatError::OutOfRange { format: Format::BF16, index: 1, value: f32::MAX });
 }
 
 #[test]

@@ -436,18 +436,6 @@ fn assert_divisors(file: impl Fn() -> Edited, tensor: &str) {
 
 // ---- tensor data ----------------------------------------------------------------------------------------------------
 
-/// Where the f16 scales of a block stand.
-fn scale_places(format: Format) -> &'static [usize] {
-    match format {
-        Format::TQ1_0 => &[52],
-        Format::TQ2_0 => &[64],
-        Format::PTQ1_0 => &[26],
-        Format::Q6_K => &[208],
-        Format::Q4_K => &[0, 2],
-        _ => &[0],
-    }
-}
-
 const BAD_F16: [u16; 4] = [0x7c00, 0xfc00, 0x7e00, 0xfdff];
 
 /// Puts infinities and NaN into a scale of a tensor's last block but one.
@@ -455,7 +443,7 @@ fn assert_scales_checked(name: &str, tensor: &str) {
     let bytes = fixture(name);
     let format = Format::identify(Gguf::parse(&bytes).unwrap().tensor(tensor).unwrap()).unwrap();
     for bits in BAD_F16 {
-        for place in scale_places(format) {
+        for place in format.scale_places() {
             let mut at = 0;
             let file = Edited::of(name).tensor(tensor, |t| {
                 at = t.bytes.len() / format.block_bytes() - 2;

@@ -137,8 +137,8 @@ pub enum FormatError {
         /// The value: NaN or an infinity.
         value: String,
     },
-    /// A value or scale beyond the range of f16.
-    #[error("element {index}, {value}, is beyond the range of f16 in {}; use F32 or BF16", format.name())]
+    /// A value or scale beyond the range of the type.
+    #[error("element {index}, {value}, is beyond the range of {}; use F32", format.name())]
     OutOfRange {
         /// The type.
         format: Format,

@@ -11,6 +11,9 @@
 //!
 //! value = code - 1.
 
+use super::quantizer::absmax;
+use super::{Format, FormatError, codec};
+
 /// Elements of a block.
 pub const LEN: usize = 128;
 /// Bytes of a block.
@@ -40,6 +43,41 @@ pub fn encode_block(codes: &[u8; LEN]) -> [u8; BYTES] {
         }
     }
     block
+}
+
+/// The values of a tensor with its tail; without a tail all are 0.
+pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {
+    let (blocks, tail) = bytes.split_at(out.len() / LEN * BYTES);
+    let scale = scale(tail).unwrap_or_default();
+    codec::dequantize(blocks, out, |block, out| {
+        let mut codes = [0; LEN];
+        decode_block(block, &mut codes);
+        codec::scale_codes(&codes, scale, out);
+    });
+}
+
+/// The codes of blocks. There are no scales.
+pub(super) fn decode(bytes: &[u8], codes: &mut [u8], _scales: &mut [u16]) {
+    for (block, codes) in bytes.as_chunks().0.iter().zip(codes.as_chunks_mut().0) {
+        decode_block(block, codes);
+    }
+}
+
+/// The inverse of [`decode`].
+pub(super) fn encode(codes: &[u8], _scales: &[u16], out: &mut Vec<u8>) {
+    out.extend(codes.as_chunks().0.iter().flat_map(encode_block));
+}
+
+/// A whole tensor with its tail.
+pub(super) fn quantize(format: Format, values: &[f32], out: &mut Vec<u8>) -> Result<(), FormatError> {
+    let codes: Vec<u8> = values.iter().map(|&value| quantize_value(value)).collect();
+    encode(&codes, &[], out);
+    format.encode_tensor_scale(absmax(values), out)
+}
+
+/// The scale at the beginning of a tensor's tail, if the tail is long enough to have one.
+pub(super) fn scale(tail: &[u8]) -> Option<f32> {
+    tail.first_chunk().map(|&bytes| f32::from_le_bytes(bytes))
 }
 
 /// The tail of a tensor with the given scale.

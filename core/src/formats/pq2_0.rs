@@ -16,5 +16,7 @@ pub use super::q2_0::{decode_block, encode_block, quantize_block};
 pub const LEN: usize = 128;
 /// Bytes of a block.
 pub const BYTES: usize = 34;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [0];
 
 const _: () = assert!(2 + LEN / 4 == BYTES);

@@ -18,6 +18,8 @@ use super::tq1_0::{pack_trits, unpack_trits};
 pub const LEN: usize = 128;
 /// Bytes of a block.
 pub const BYTES: usize = 28;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [26];
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

@@ -16,6 +16,8 @@ use super::half::f32_to_f16;
 pub const LEN: usize = 128;
 /// Bytes of a block.
 pub const BYTES: usize = 18;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [0];
 
 const _: () = assert!(2 + LEN / 8 == BYTES);
 

@@ -17,6 +17,8 @@ use super::quantizer::{absmax, round_codes};
 pub const LEN: usize = 64;
 /// Bytes of a block.
 pub const BYTES: usize = 18;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [0];
 
 const _: () = assert!(2 + LEN / 4 == BYTES);
 

@@ -14,6 +14,8 @@ use super::half::f16_to_f32;
 pub const LEN: usize = 32;
 /// Bytes of a block.
 pub const BYTES: usize = 18;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [0];
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

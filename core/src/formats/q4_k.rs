@@ -18,6 +18,8 @@ use super::half::f16_to_f32;
 pub const LEN: usize = 256;
 /// Bytes of a block.
 pub const BYTES: usize = 144;
+/// Where its f16 scale and its f16 minimum begin.
+pub const SCALES: [usize; 2] = [0, 2];
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

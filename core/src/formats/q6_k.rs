@@ -15,6 +15,8 @@ use super::half::f16_to_f32;
 pub const LEN: usize = 256;
 /// Bytes of a block.
 pub const BYTES: usize = 210;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [208];
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

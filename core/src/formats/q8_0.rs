@@ -12,6 +12,8 @@ use super::quantizer::absmax;
 pub const LEN: usize = 32;
 /// Bytes of a block.
 pub const BYTES: usize = 34;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [0];
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

@@ -20,6 +20,8 @@ use super::quantizer::{absmax, round_codes};
 pub const LEN: usize = 256;
 /// Bytes of a block.
 pub const BYTES: usize = 54;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [52];
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

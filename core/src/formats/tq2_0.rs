@@ -18,6 +18,8 @@ use super::quantizer::{absmax, round_codes};
 pub const LEN: usize = 256;
 /// Bytes of a block.
 pub const BYTES: usize = 66;
+/// Where its f16 scale begins.
+pub const SCALES: [usize; 1] = [64];
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

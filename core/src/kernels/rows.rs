@@ -6,7 +6,7 @@
 use super::elementwise::LANES;
 use super::isa::Isa;
 use super::output::Output;
-use crate::formats::{self, Format};
+use crate::formats::{self, Format, format_rows};
 use crate::ternary::BlockMatrix;
 use core::ops::Range;
 
@@ -46,13 +46,13 @@ unsafe fn block_rows<I: Isa, const T: usize>(
 ) {
     let x = &x[t * m.cols()..][..T * m.cols()];
     macro_rules! each_row {
-        (elements $kind:ident) => {
+        ($name:ident $module:ident float) => {
             for r in rows {
                 // SAFETY: the caller's.
-                unsafe { finish::<I, T>(elements::<I, $kind, T>(m.row(r), x, m.cols()), t, r, out) }
+                unsafe { finish::<I, T>(elements::<I, $name, T>(m.row(r), x, m.cols()), t, r, out) }
             }
         };
-        (blocks $module:ident) => {
+        ($name:ident $module:ident blocks $($written:ident)?) => {
             for r in rows {
                 // SAFETY: the caller's.
                 unsafe {
@@ -67,17 +67,18 @@ unsafe fn block_rows<I: Isa, const T: usize>(
                 }
             }
         };
+        ($name:ident $module:ident $($packed:tt)*) => {
+            unreachable!("{} is packed, not kept in blocks", m.format().name())
+        };
     }
-    match m.format() {
-        Format::F32 => each_row!(elements F32),
-        Format::F16 => each_row!(elements F16),
-        Format::BF16 => each_row!(elements BF16),
-        Format::Q8_0 => each_row!(blocks q8_0),
-        Format::Q4_0 => each_row!(blocks q4_0),
-        Format::Q4_K => each_row!(blocks q4_k),
-        Format::Q6_K => each_row!(blocks q6_k),
-        format => unreachable!("{} is packed, not kept in blocks", format.name()),
+    macro_rules! each_format {
+        ([] $($(#[$doc:meta])* $name:ident = $id:literal, $text:literal, $module:ident, ($($kind:tt)*), $file_type:expr;)*) => {
+            match m.format() {
+                $(Format::$name => each_row!($name $module $($kind)*),)*
+            }
+        };
     }
+    format_rows!(each_format);
 }
 
 /// A type whose elements stand alone, so that rows may have any length.

@@ -152,12 +152,7 @@ fn the_scalar_product_is_the_integer_dot_product() {
 fn random_blocks(random: &mut Random, format: Format, rows: usize, cols: usize) -> BlockMatrix {
     let bytes = rows * cols / format.block_len() * format.block_bytes();
     let mut data: Vec<u8> = (0..bytes).map(|_| random.next() as u8).collect();
-    let scales: &[usize] = match format {
-        Format::Q8_0 | Format::Q4_0 | Format::F16 => &[0],
-        Format::Q4_K => &[0, 2],
-        Format::Q6_K => &[208],
-        _ => &[],
-    };
+    let scales = if format == Format::F16 { &[0] } else { format.scale_places() };
     for block in data.chunks_exact_mut(format.block_bytes()) {
         match format {
             Format::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
@@ -178,7 +173,7 @@ fn random_blocks(random: &mut Random, format: Format, rows: usize, cols: usize) 
 fn block_products_equal_scalar() {
     let kernels = under_test();
     let mut random = Random(4);
-    for format in [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4_K, Format::Q6_K] {
+    for format in Format::ALL.into_iter().filter(|format| !format.is_ternary()) {
         for _ in 0..24 {
             let cols = match format.block_len() {
                 1 => 1 + random.below(100),

@@ -473,7 +473,7 @@ pub(super) fn check(info: &TensorInfo, format: Format, place: Place) -> Result<(
 
 /// Refuses a quantized type where a few plain numbers stand.
 fn floats(info: &TensorInfo, format: Format, place: &'static str) -> Result<(), ModelError> {
-    if matches!(format, Format::F32 | Format::F16 | Format::BF16) {
+    if format.is_float() {
         return Ok(());
     }
     let (name, offset, found) = (info.name.clone(), info.offset, format.name());
