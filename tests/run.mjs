@@ -310,7 +310,7 @@ async function command(program, args, env = {}) {
 /** What became of a step. */
 class Result {
   constructor(step) {
-    Object.assign(this, { name: step.name, skipped: [], kernels: new Set(), tests: 0, error: null, seconds: 0 });
+    Object.assign(this, { name: step.name, skipped: [], ignored: [], kernels: new Set(), tests: 0, error: null, seconds: 0 });
   }
 
   /** Names a part that could not run. Gives false, so that set-up can return it. */
@@ -322,6 +322,9 @@ class Result {
   read(line) {
     const tests = line.match(/^test result: .*? (\d+) passed/) ?? line.match(/^\S* ?pass (\d+)$/);
     if (tests) this.tests += Number(tests[1]);
+    // What a test needs that this script does not install; such tests are run by hand (cargo test -- --ignored).
+    const ignored = line.match(/^test (\S+) \.\.\. ignored(?:, (.*))?$/);
+    if (ignored) this.ignored.push({ test: ignored[1], reason: ignored[2] ?? 'no reason given' });
     const kernels = line.match(/kernels exercised: (.*)$/);
     if (kernels) this.kernels.add(kernels[1]);
     const skipped = line.match(/^skipped: (.*)$/);
@@ -334,12 +337,14 @@ function summary(results) {
     const state = result.error ? 'FAILED' : result.skipped.length > 0 ? 'SKIPPED in part' : 'ok';
     const kernels = result.kernels.size > 0 ? `kernels: ${[...result.kernels].join('; ')}` : '';
     const tests = result.tests > 0 ? `${result.tests} tests` : '';
-    return [result.name, state, `${result.seconds.toFixed(0)} s`, [tests, kernels].filter(Boolean).join(', ')];
+    const ignored = result.ignored.length > 0 ? `${result.ignored.length} not run by default` : '';
+    return [result.name, state, `${result.seconds.toFixed(0)} s`, [tests, ignored, kernels].filter(Boolean).join(', ')];
   });
   const widths = [0, 1, 2].map((i) => Math.max(...rows.map((row) => row[i].length)));
   say('\n---- summary');
   for (const row of rows) say(row.map((cell, i) => (i < 3 ? cell.padEnd(widths[i]) : cell)).join('  ').trimEnd());
   for (const { name, skipped } of results) for (const { part, reason } of skipped) say(`SKIPPED ${name}: ${part}: ${reason}`);
+  for (const { name, ignored } of results) for (const { test, reason } of ignored) say(`NOT RUN ${name}: ${test}: ${reason}`);
   for (const { name, error } of results) if (error) say(`FAILED ${name}: ${error.message}`);
 }
 
@@ -373,6 +378,7 @@ async function main(words) {
       say(`FAILED: ${error.message}`);
     }
     current.seconds = (performance.now() - started) / 1000;
+    say(`---- ${step.name} took ${current.seconds.toFixed(0)} s`);
   }
   summary(results);
   const failed = results.some((result) => result.error);
