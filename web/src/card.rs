@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use sterna_core::formats::{Format, identify_all};
+use sterna_core::generate::has_vocabulary;
 use sterna_core::gguf::{Header, TensorInfo};
 use sterna_core::model::image;
 use sterna_core::ternary::{TILE_COLS, TILE_ROWS};
@@ -61,16 +62,11 @@ impl Card {
             put("embeddingLength", json!(size("embedding_length")));
             put("layers", json!(size("block_count")));
         }
-        put("hasTokenizer", json!(m.contains("tokenizer.ggml.model")));
+        put("hasTokenizer", json!(has_vocabulary(m)));
         put("hasChatTemplate", json!(m.str("tokenizer.chat_template").is_some()));
         put("kernel", json!(kernel));
         put("threads", json!(crate::threads::count()));
-        let mut warnings = Vec::new();
-        if !is_image && !m.contains("tokenizer.ggml.model") {
-            warnings.push("the file has no tokenizer: the model takes and gives token ids only".to_owned());
-        }
-        warnings.extend(tensors.notes);
-        Self { fields, file_bytes: None, packed_bytes: tensors.packed, warnings }
+        Self { fields, file_bytes: None, packed_bytes: tensors.packed, warnings: tensors.notes }
     }
 
     /// As JSON.

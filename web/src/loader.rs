@@ -131,7 +131,11 @@ impl Loader {
             match (event, &mut self.parts) {
                 (Event::Header(header), _) => {
                     let (parts, kernel) = begin(header, &self.options)?;
-                    self.card = Some(Card::of(header, kernel));
+                    let mut card = Card::of(header, kernel);
+                    if let Parts::Text(loader) = &parts {
+                        card.warnings.extend_from_slice(loader.warnings());
+                    }
+                    self.card = Some(card);
                     self.parts = Some(parts);
                 }
                 (Event::Tensor { info, bytes, .. }, Some(parts)) => parts.tensor(info, bytes, &self.exec)?,

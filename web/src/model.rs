@@ -248,10 +248,6 @@ impl Model {
     /// A text model and an empty conversation of at most `context` tokens.
     pub fn of_text(model: sterna_core::Model, mut card: Card, context: Option<usize>, exec: Arc<dyn Executor>) -> Self {
         card.packed_bytes = model.transformer().bytes() as u64;
-        #[cfg(feature = "text")]
-        if let Ok(tokenizer) = model.tokenizer() {
-            card.warnings.extend(tokenizer.warnings().iter().cloned());
-        }
         let session = model.session(SessionOptions { context, exec: exec.clone() });
         let text = Text {
             session,

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, json};
 use sterna_core::formats::{Identified, identify_all};
+use sterna_core::generate::has_vocabulary;
 use sterna_core::gguf::{Header, Metadata, TensorInfo, Value};
 use sterna_core::model::refusals;
 use sterna_core::tokenizer::Tokenizer;
@@ -90,7 +91,7 @@ impl<'a> Report<'a> {
             }
         }
         let mut warnings = Vec::new();
-        if header.metadata.contains("tokenizer.ggml.model") {
+        if has_vocabulary(&header.metadata) {
             match Tokenizer::from_metadata(&header.metadata) {
                 Ok(tokenizer) => warnings.extend(tokenizer.warnings().iter().cloned()),
                 Err(error) => refused.push(error.to_string()),
