@@ -17,7 +17,7 @@ use crate::ui::progress::HubProgress;
 #[derive(Debug, Parser)]
 #[command(
     name = "sterna",
-    version,
+    version = crate::VERSION,
     args_conflicts_with_subcommands = true,
     propagate_version = true,
     max_term_width = 100
@@ -26,6 +26,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Say more on stderr about what is done.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
     /// For the model inside.
     #[command(flatten)]
     pub generate: GenerateArgs,
@@ -73,6 +76,8 @@ pub enum Command {
     Data(commands::data::DataArgs),
     /// Print a completion script for a shell.
     Completions(commands::completions::CompletionsArgs),
+    /// Write manual pages.
+    Man(commands::man::ManArgs),
 }
 
 /// Which model.

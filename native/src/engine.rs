@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use sterna_core::generate::ModelLoader;
@@ -10,8 +11,9 @@ use sterna_core::model::LoadOptions;
 use sterna_core::{Model, Session};
 
 use crate::source::Source;
-use crate::ui::interrupt::Busy;
+use crate::ui::interrupt::{self, Busy};
 use crate::ui::progress::Progress;
+use crate::ui::{message, text};
 
 /// Runs `work` with `threads` threads to compute on; all of it happens on one of them.
 pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce(Arc<dyn Executor>) -> R + Send) -> Result<R> {
@@ -31,8 +33,14 @@ pub fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Resu
     Ok(pool.install(work))
 }
 
-/// Loads a GGUF tensor by tensor; the peak in memory is the packed model and one tensor.
+/// Loads a GGUF tensor by tensor; the peak in memory is the packed model and one tensor. Says on stderr what a person should know
+/// about the model.
+///
+/// # Errors
+/// A file that is no model that can be run; a kernel that this CPU does not have; Ctrl-C.
 pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Model> {
+    let busy = interrupt::busy();
+    let clock = Instant::now();
     let source = Source::open(path)?;
     let options = LoadOptions { kernel: kernel.map(str::to_owned) };
     let of_file = || path.display().to_string();
@@ -44,8 +52,24 @@ pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Mo
         source.release(info);
         done += info.size;
         progress.set(done);
+        busy.check()?;
     }
-    loader.finish().with_context(of_file)
+    let model = loader.finish().with_context(of_file)?;
+    drop(progress);
+    model.warnings().iter().for_each(|warning| message::warning_once(warning));
+    message::detail(|| {
+        format!(
+            "loaded {} ({}, {} tensors) in {:.2} s; kernel {}, {} threads, context of {} tokens",
+            path.display(),
+            text::bytes(source.file_bytes()),
+            source.header().tensors.len(),
+            clock.elapsed().as_secs_f64(),
+            model.transformer().kernel().name(),
+            exec.threads(),
+            model.transformer().config().n_ctx
+        )
+    });
+    Ok(model)
 }
 
 /// Feeds a prompt; shows how far it is when that takes long, and stops when interrupted.

@@ -46,11 +46,16 @@ pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Im
     loader.finish().with_context(of_file)
 }
 
-/// Classifies all images.
+/// Classifies all images. `go_on` hears after each batch how many are done; where it says no, only these are measured.
 ///
 /// # Errors
 /// If the images have another size than the model's, or labels that it has not.
-pub fn measure(model: &ImageClassifier, images: &Images, exec: &dyn Executor) -> Result<Measured> {
+pub fn measure(
+    model: &ImageClassifier,
+    images: &Images,
+    exec: &dyn Executor,
+    go_on: &mut dyn FnMut(usize) -> bool,
+) -> Result<Measured> {
     let (input, classes) = (model.config().input, model.config().labels.len());
     if (input.height, input.width, input.channels) != (images.height, images.width, 1) {
         bail!(
@@ -65,7 +70,7 @@ pub fn measure(model: &ImageClassifier, images: &Images, exec: &dyn Executor) ->
     if let Some(label) = images.labels.iter().find(|&&label| usize::from(label) >= classes) {
         bail!("the data has the label {label}, the model only {classes} classes");
     }
-    let (mut loss, mut seconds) = (0.0, 0.0);
+    let (mut loss, mut seconds, mut done) = (0.0, 0.0, 0);
     let mut confusion = vec![vec![0; classes]; classes];
     let size = input.len();
     for (pixels, labels) in images.pixels.chunks(BATCH * size).zip(images.labels.chunks(BATCH)) {
@@ -77,11 +82,15 @@ pub fn measure(model: &ImageClassifier, images: &Images, exec: &dyn Executor) ->
             confusion[label][best(row)] += 1;
             loss += cross_entropy(row, label);
         }
+        done += labels.len();
+        if !go_on(done) {
+            break;
+        }
     }
     let right: usize = (0..classes).map(|i| confusion[i][i]).sum();
-    let n = images.len().max(1) as f64;
+    let n = done.max(1) as f64;
     Ok(Measured {
-        images: images.len(),
+        images: done,
         accuracy: right as f64 / n,
         loss: loss / n,
         images_per_second: n / seconds.max(1e-9),

@@ -20,5 +20,11 @@ pub mod source;
 pub mod train;
 pub mod ui;
 
+/// The commit that this program was built from, ten hex digits; empty where that is not known.
+pub const COMMIT: &str = env!("STERNA_COMMIT");
+
+/// The version, with the commit in parentheses where that is known.
+pub const VERSION: &str = env!("STERNA_VERSION");
+
 /// Where results go. Commands run inside the engine's thread pool, so it can change threads.
 pub type Out = dyn std::io::Write + Send;

@@ -5,20 +5,26 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use sterna::args::Cli;
-use sterna::fetch::FetchError;
-use sterna::hub::HubError;
-use sterna::{commands, ui::interrupt};
+use sterna::commands;
+use sterna::ui::{interrupt, message};
 
 fn main() -> ExitCode {
+    interrupt::install();
     let cli = Cli::from_command_line();
     let mut out = io::BufWriter::new(io::stdout());
-    let result = commands::dispatch(cli, &mut out).and_then(|()| Ok(out.flush()?));
-    match result {
+    let result = commands::dispatch(cli, &mut out);
+    // Also after an error: what was printed before it is a result.
+    let flushed = out.flush();
+    match result.and_then(|()| Ok(flushed?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if interrupt::is_interrupted(&error) => {
+            message::line(&said(&error));
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
-            eprintln!("error: {}", message(&error));
-            if is_interrupted(&error) { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::FAILURE }
+            message::error(&said(&error));
+            ExitCode::FAILURE
         }
     }
 }
@@ -30,15 +36,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
 }
 
-/// Whether work was stopped with Ctrl-C.
-fn is_interrupted(error: &anyhow::Error) -> bool {
-    error.is::<interrupt::Interrupted>()
-        || matches!(error.downcast_ref(), Some(FetchError::Interrupted))
-        || matches!(error.downcast_ref(), Some(HubError::Fetch(FetchError::Interrupted)))
-}
-
 /// The error and its causes; a cause that the message above it quotes already is not said twice.
-fn message(error: &anyhow::Error) -> String {
+fn said(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();

@@ -52,7 +52,20 @@ pub struct Chunk {
     pub so_far: Option<Estimate>,
 }
 
-/// Measures, and calls `done` after each chunk. What was found until then if Ctrl-C was pressed, `None` if that is nothing.
+/// What a measurement found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Over the chunks that were done; `None` if that is none.
+    pub estimate: Option<Estimate>,
+    /// Chunks that were done.
+    pub chunks: usize,
+    /// Chunks that there are; more than were done if Ctrl-C was pressed.
+    pub count: usize,
+    /// Tokens of a chunk.
+    pub context: usize,
+}
+
+/// Measures, and calls `done` after each chunk. Stops early if Ctrl-C was pressed.
 ///
 /// # Errors
 /// A model without a tokenizer; a text that is too short for the settings; what `done` returns.
@@ -63,7 +76,7 @@ pub fn measure(
     settings: &Settings,
     busy: &Busy,
     done: &mut dyn FnMut(Chunk) -> Result<()>,
-) -> Result<Option<Estimate>> {
+) -> Result<Found> {
     let tokenizer = model.tokenizer()?;
     let mut tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false })?;
     tokens.truncate(settings.tokens);
@@ -79,6 +92,7 @@ pub fn measure(
     let lengths = lengths(tokenizer, &tokens);
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let mut losses = Losses::default();
+    let mut found = Found { estimate: None, chunks: 0, count: windows.len(), context };
     for (index, window) in windows.iter().enumerate() {
         if busy.requested() {
             break;
@@ -91,9 +105,10 @@ pub fn measure(
         for (loss, length) in scored.into_iter().zip(&lengths[window.first..]) {
             losses.push(loss, *length);
         }
-        done(Chunk { index, count: windows.len(), tokens: chunk.len(), so_far: losses.estimate() })?;
+        (found.estimate, found.chunks) = (losses.estimate(), index + 1);
+        done(Chunk { index, count: windows.len(), tokens: chunk.len(), so_far: found.estimate })?;
     }
-    Ok(losses.estimate())
+    Ok(found)
 }
 
 /// What follows `split` of the characters of `text`.

@@ -264,7 +264,7 @@ fn less_is_measured_where_less_is_asked_for() {
     let all = json(&stdout(&mut model(&["--skip-latency", "--dtype", "float16", "--json"])));
     assert_ne!(all["baseline"]["ppl"].as_f64().unwrap(), few);
     let table = stdout(&mut model(&["--skip-latency", "--rule", "twn"]));
-    for said in ["baseline, bfloat16", "ptq, TQ2_0", "TIMES SMALLER", "PERPLEXITY"] {
+    for said in ["baseline, bfloat16", "ptq, TQ2_0", "OF BASELINE", "PERPLEXITY"] {
         assert!(table.contains(said), "{said:?} is not in\n{table}");
     }
     for (words, code, said) in [

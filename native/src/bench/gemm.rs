@@ -213,6 +213,9 @@ fn product(
     // One product each: the same bits, and the count of products that fill a run. Slow ones are timed at once.
     let mut counts = Vec::new();
     for (kernel, times) in kernels.iter().zip(&mut times) {
+        if busy.requested() {
+            return Ok(None);
+        }
         let compute = Compute { kernel: *kernel, exec: &**exec };
         compute.quantize(x, m.cols(), m.group(), &mut scratch);
         let seconds = seconds(&compute, m, &scratch, &mut out, 1);

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::Spread;
 use super::speed::Feeder;
 use crate::source::Source;
 use crate::ui::interrupt::Busy;
+use crate::ui::message;
 use crate::{engine, machine};
 
 /// The flag by which a process is told to measure one file itself and to print what it found as JSON. Not for people.
@@ -150,21 +151,37 @@ pub fn in_a_process(path: &Path, settings: &Settings, busy: &Busy) -> Result<Opt
     if let Some(kernel) = &settings.kernel {
         command.arg("--kernel").arg(kernel);
     }
-    command.arg("--").arg(path).stdin(Stdio::null()).stderr(Stdio::piped());
+    // What it says is short: it fits the pipes, and is read when the process has ended.
+    command.arg("--").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let cannot = || format!("cannot run {} again", program.display());
-    let output = command.output().with_context(cannot)?;
+    let mut child = command.spawn().with_context(cannot)?;
+    while child.try_wait().with_context(cannot)?.is_none() {
+        if busy.requested() {
+            // On a terminal Ctrl-C reached it too; from elsewhere it came to this process alone.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().with_context(cannot)?;
     if busy.requested() {
         return Ok(None);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        let error = said.trim();
-        match error.strip_prefix("error: ") {
-            Some(error) => bail!("{error}"),
-            None => bail!("measuring {} ended with {}: {error}", path.display(), output.status),
+    let (errors, others): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.starts_with("error: "));
+    for line in &others {
+        match line.strip_prefix("warning: ") {
+            Some(warning) => message::warning_once(warning),
+            None => message::line(line),
         }
     }
-    eprint!("{said}");
+    if !output.status.success() {
+        match errors.first().and_then(|line| line.strip_prefix("error: ")) {
+            Some(error) => bail!("{error}"),
+            None => bail!("measuring {} ended with {}", path.display(), output.status),
+        }
+    }
     let measured = serde_json::from_slice(&output.stdout);
     measured.map(Some).with_context(|| format!("{} printed no measurement of {}", program.display(), path.display()))
 }

@@ -19,7 +19,7 @@ use crate::checkpoint::family::{Plan, Style};
 use crate::convert::{self, Options};
 use crate::train::finetune::{self, FinetuneConfig};
 use crate::train::text::documents::Documents;
-use crate::ui::interrupt::{Busy, Interrupted};
+use crate::ui::interrupt::Busy;
 use crate::{engine, perplexity};
 
 /// Runs of which the median is the speed, and runs before them.
@@ -232,18 +232,16 @@ pub fn measure(settings: &Settings, path: &Path, text: Option<&str>, busy: &Busy
         let mut ppl = None;
         if let Some(text) = text {
             let found = perplexity::measure(&model, &*exec, text, &settings.perplexity, busy, &mut |_| Ok(()));
-            ppl = found.with_context(of_file)?.map(|estimate| estimate.perplexity);
+            ppl = found.with_context(of_file)?.estimate.map(|estimate| estimate.perplexity);
         }
         let mut tok_s = None;
         if let Some(tokens) = settings.max_new_tokens.filter(|_| !busy.requested()) {
-            let samples = speed::samples(&model, (0, tokens), RUNS, &exec, busy).with_context(of_file)?;
+            let samples = speed::samples(&model, (0, tokens), RUNS, &exec, busy, &mut |_| {}).with_context(of_file)?;
             let rates: Option<Vec<f64>> =
                 samples.map(|samples| samples.iter().map(|&ns| tokens as f64 * 1e9 / ns.max(1) as f64).collect());
             tok_s = rates.and_then(|rates| Spread::of(&rates)).map(|spread| spread.median);
         }
-        if busy.requested() {
-            return Err(Interrupted { then: String::new() }.into());
-        }
+        busy.check()?;
         Ok(Measured { size_gib: size as f64 / (1u64 << 30) as f64, ppl, tok_s })
     })?
 }

@@ -59,7 +59,7 @@ impl<'a> Feeder<'a> {
 }
 
 /// Nanoseconds of each of `runs` runs of a prompt and the generation after it, timed together, each in an empty context; `warmups`
-/// more come before and are not timed. `None` if Ctrl-C was pressed.
+/// more come before and are not timed. `done` hears the number of each run that ended, from 1 on. `None` if Ctrl-C was pressed.
 ///
 /// # Errors
 /// If they do not fit the context.
@@ -69,6 +69,7 @@ pub fn samples(
     (runs, warmups): (u32, u32),
     exec: &Arc<dyn Executor>,
     busy: &Busy,
+    done: &mut dyn FnMut(u64),
 ) -> Result<Option<Vec<u64>>> {
     let mut samples = Vec::new();
     for run in 0..runs.saturating_add(warmups) {
@@ -80,6 +81,7 @@ pub fn samples(
         if run >= warmups {
             samples.push(u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
+        done(u64::from(run) + 1);
     }
     Ok(Some(samples))
 }

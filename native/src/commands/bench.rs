@@ -9,8 +9,9 @@ use crate::Out;
 use crate::args::ModelArgs;
 use crate::bench::speed;
 use crate::ui::bench_report::{Output, Report, Subject, Test};
-use crate::ui::interrupt::{self, Busy};
-use crate::ui::text;
+use crate::ui::interrupt::{self, Busy, Interrupted};
+use crate::ui::progress::{Progress, beside_bars};
+use crate::ui::{message, text};
 use crate::{engine, machine};
 
 /// What `sterna bench` takes.
@@ -41,6 +42,9 @@ pub struct BenchArgs {
     /// How results are written.
     #[arg(short, long, value_enum, default_value = "md")]
     pub output: Output,
+    /// The same as --output json.
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
@@ -64,6 +68,9 @@ pub enum Suite {
 }
 
 /// Prints one row per test and number of threads.
+///
+/// # Errors
+/// A model that cannot be loaded; tests that cannot be run with it; Ctrl-C, after the rows that were done.
 pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
     match &args.suite {
         Some(Suite::Gguf(args)) => return super::bench_gguf::run(args, out),
@@ -77,22 +84,12 @@ pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
         true => vec![machine::cores()],
         false => args.threads.iter().map(|n| *n as usize).collect(),
     };
-    let tests: Vec<(usize, usize)> = args
-        .n_prompt
-        .iter()
-        .map(|n| (*n, 0))
-        .chain(args.n_gen.iter().map(|n| (0, *n)))
-        .chain(args.prompt_gen.iter().copied())
-        .filter(|test| *test != (0, 0))
-        .collect();
     let most = threads.iter().copied().max().unwrap_or(1);
     let model = engine::with_threads(most, |exec| engine::load(&path, args.kernel.as_deref(), &*exec))??;
-    let limit = model.transformer().config().n_ctx;
-    if let Some((p, g)) = tests.iter().find(|(p, g)| p + g > limit) {
-        bail!("a test of {} tokens does not fit the model's context of {limit}; lower -p or -n", p + g);
-    }
+    let tests = tests(args, model.transformer().config().n_ctx)?;
     let source = crate::source::Source::open(&path)?;
     let subject = Subject {
+        build_commit: crate::COMMIT.to_owned(),
         build_version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu_info: machine::cpu_name(),
         backends: "CPU".to_owned(),
@@ -103,29 +100,61 @@ pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
         model_n_params: source.header().tensors.iter().map(|info| info.elements()).sum(),
     };
     let busy = interrupt::busy();
-    let mut report = Report::begin(out, args.output, subject)?;
+    let output = if args.json { Output::Json } else { args.output };
+    let mut report = Report::begin(out, output, subject, text::width())?;
+    let (mut done, count) = (0, tests.len() * threads.len());
+    let runs = u64::from(args.repetitions) + u64::from(!args.no_warmup);
+    let mut progress = Progress::steps("measuring", count as u64 * runs);
     for test in &tests {
         for threads in &threads {
-            match measure(&model, *test, *threads, args, &busy)? {
-                Some(test) => report.test(&test)?,
-                None => return Ok(report.finish()?),
+            let before = done as u64 * runs;
+            match measure(&model, *test, *threads, args, &busy, &mut |run| progress.set(before + run))? {
+                Some(test) => beside_bars(|| report.test(&test))?,
+                None => {
+                    drop(progress);
+                    report.finish(Some((done, count)))?;
+                    return Err(Interrupted::partial(done, count, "tests").into());
+                }
             }
+            done += 1;
         }
     }
-    Ok(report.finish()?)
+    drop(progress);
+    Ok(report.finish(None)?)
 }
 
-/// All repetitions of one test; `None` if Ctrl-C was pressed.
+/// Prompts and generated tokens of each test. What alone is longer than the model's context is measured as long as that, with a note.
+fn tests(args: &BenchArgs, limit: usize) -> Result<Vec<(usize, usize)>> {
+    let fitting = |what: &str, tokens: usize| {
+        if tokens > limit {
+            message::note(&format!(
+                "the model's context is {limit} tokens: {what}{tokens} is measured as {what}{limit}"
+            ));
+        }
+        tokens.min(limit)
+    };
+    if let Some((p, g)) = args.prompt_gen.iter().find(|(p, g)| p.saturating_add(*g) > limit) {
+        bail!("-pg {p},{g} does not fit the model's context of {limit} tokens; give smaller numbers");
+    }
+    let prompts = args.n_prompt.iter().map(|&n| (fitting("pp", n), 0));
+    let generations = args.n_gen.iter().map(|&n| (0, fitting("tg", n)));
+    let tests = prompts.chain(generations).chain(args.prompt_gen.iter().copied());
+    Ok(tests.filter(|test| *test != (0, 0)).collect())
+}
+
+/// All repetitions of one test, each told to `done` by its number; `None` if Ctrl-C was pressed.
 fn measure(
     model: &Model,
     (prompt, generated): (usize, usize),
     threads: usize,
     args: &BenchArgs,
     busy: &Busy,
+    done: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Option<Test>> {
     let started = text::now();
     let runs = (args.repetitions, u32::from(!args.no_warmup));
-    let samples = engine::with_threads(threads, |exec| speed::samples(model, (prompt, generated), runs, &exec, busy))??;
+    let samples =
+        engine::with_threads(threads, |exec| speed::samples(model, (prompt, generated), runs, &exec, busy, done))??;
     let transformer = model.transformer();
     let passes = prompt.div_ceil(PIECE) + generated;
     Ok(samples.map(|samples| Test {

@@ -6,7 +6,7 @@ use serde_json::json;
 use sterna_core::kernels;
 
 use crate::bench::gemm::{self, Row, Settings, Shape};
-use crate::ui::interrupt;
+use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::progress::Progress;
 use crate::ui::text::{self, Align};
 use crate::{Out, machine};
@@ -41,7 +41,7 @@ pub struct BenchGemmArgs {
 /// Measures and prints.
 ///
 /// # Errors
-/// As [`gemm::measure`]; kernels that this CPU does not have.
+/// As [`gemm::measure`]; kernels that this CPU does not have; Ctrl-C, after the shapes that were done.
 pub fn run(args: &BenchGemmArgs, out: &mut Out) -> Result<()> {
     let kernels = match args.kernels.is_empty() {
         true => kernels::available(),
@@ -56,37 +56,45 @@ pub fn run(args: &BenchGemmArgs, out: &mut Out) -> Result<()> {
         seconds: args.seconds,
     };
     let (mut rows, mut count) = (Vec::new(), 0);
-    let mut progress = Progress::steps("measuring products", (shapes.len() * settings.threads.len()) as u64);
+    let all = shapes.len() * settings.threads.len();
+    let mut progress = Progress::steps("measuring products", all as u64);
     let busy = interrupt::busy();
     gemm::measure(&shapes, &settings, &busy, &mut |more| {
         rows.extend(more);
         count += 1;
-        progress.set(count);
+        progress.set(count as u64);
         Ok(())
     })?;
     drop(progress);
+    let partial = count < all;
     match args.json {
+        _ if rows.is_empty() => {}
         true => {
             let report = json!({
                 "sterna": env!("CARGO_PKG_VERSION"),
                 "cpu": machine::cpu_name(),
                 "group": args.group,
                 "rows": rows,
+                "shapes": count,
+                "shapes_in_all": all,
+                "partial": partial,
             });
             writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
         }
-        false => print(&rows, args.group, out)?,
+        false => {
+            print(&rows, args.group, out)?;
+            if partial {
+                writeln!(out, "partial: {count} of {all} shapes")?;
+            }
+        }
     }
-    Ok(())
+    if partial { Err(Interrupted::partial(count, all, "shapes").into()) } else { Ok(()) }
 }
 
+/// A table for each shape and number of threads.
 fn print(rows: &[Row], group: usize, out: &mut Out) -> Result<()> {
     let cells = |row: &Row| {
         vec![
-            row.name.clone(),
-            format!("{} x {}", row.rows, row.cols),
-            row.tokens.to_string(),
-            row.threads.to_string(),
             row.kernel.to_owned(),
             format!("{:.1}", row.seconds.median * 1e6),
             format!("{:.1} - {:.1}", row.seconds.min * 1e6, row.seconds.max * 1e6),
@@ -97,23 +105,30 @@ fn print(rows: &[Row], group: usize, out: &mut Out) -> Result<()> {
         ]
     };
     let columns = [
-        ("LAYER", Align::Left),
-        ("ROWS x COLS", Align::Right),
-        ("TOKENS", Align::Right),
-        ("THREADS", Align::Right),
         ("KERNEL", Align::Left),
         ("MEDIAN us", Align::Right),
-        ("us", Align::Right),
+        ("FROM - TO", Align::Right),
         ("RUNS", Align::Right),
         ("GOPS", Align::Right),
         ("GB/s OF WEIGHTS", Align::Right),
         ("TIMES SCALAR", Align::Right),
     ];
-    text::table(out, &columns, &rows.iter().map(cells).collect::<Vec<_>>())?;
+    let same = |a: &Row, b: &Row| {
+        (&a.name, a.rows, a.cols, a.tokens, a.threads) == (&b.name, b.rows, b.cols, b.tokens, b.threads)
+    };
+    for rows in rows.chunk_by(same) {
+        let row = &rows[0];
+        let name = if row.name.is_empty() { String::new() } else { format!("{}: ", row.name) };
+        let plural = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+        let (tokens, threads) = (plural(row.tokens, "token"), plural(row.threads, "thread"));
+        writeln!(out, "{name}{} x {}, {tokens}, {threads}", row.rows, row.cols)?;
+        text::table(out, &columns, &rows.iter().map(cells).collect::<Vec<_>>())?;
+        writeln!(out)?;
+    }
     writeln!(
         out,
-        "\nternary weights with a scale for each {group} of a row, int8 activations; sterna {} on {}, {}",
-        env!("CARGO_PKG_VERSION"),
+        "ternary weights with a scale for each {group} of a row, int8 activations; sterna {} on {}, {}",
+        crate::VERSION,
         machine::cpu_name(),
         text::timestamp(text::now())
     )?;

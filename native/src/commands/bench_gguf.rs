@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use crate::bench::Spread;
 use crate::bench::gguf::{self, File, Measured, Settings};
-use crate::ui::interrupt;
-use crate::ui::progress::Progress;
+use crate::ui::interrupt::{self, Interrupted};
+use crate::ui::message;
+use crate::ui::progress::{self, Progress};
 use crate::ui::text::{self, Align};
 use crate::{Out, machine};
 
@@ -45,7 +46,7 @@ pub struct BenchGgufArgs {
 /// Measures and prints.
 ///
 /// # Errors
-/// The first file that cannot be opened or run.
+/// The first file that cannot be opened or run; Ctrl-C, after the files that were done.
 pub fn run(args: &BenchGgufArgs, out: &mut Out) -> Result<()> {
     let settings = Settings {
         prompt: args.n_prompt,
@@ -55,10 +56,10 @@ pub fn run(args: &BenchGgufArgs, out: &mut Out) -> Result<()> {
         kernel: args.kernel.clone(),
     };
     let busy = interrupt::busy();
-    let stopped = || interrupt::Interrupted { then: String::new() };
     if args.in_this_process {
+        progress::silence();
         let [file] = args.files.as_slice() else { bail!("{} takes one file", gguf::HERE) };
-        let measured = gguf::here(file, &settings, &busy)?.ok_or_else(stopped)?;
+        let measured = gguf::here(file, &settings, &busy)?.ok_or_else(Interrupted::default)?;
         return Ok(writeln!(out, "{}", serde_json::to_string(&measured)?)?);
     }
     // All headers before the first measurement: a wrong name should not cost the time of the right ones.
@@ -66,19 +67,22 @@ pub fn run(args: &BenchGgufArgs, out: &mut Out) -> Result<()> {
     let mut rows = Vec::new();
     let mut progress = Progress::steps("measuring files", files.len() as u64);
     for (i, (path, file)) in args.files.iter().zip(files).enumerate() {
-        let measured = gguf::in_a_process(path, &settings, &busy)?.ok_or_else(stopped)?;
+        let Some(measured) = gguf::in_a_process(path, &settings, &busy)? else { break };
         rows.push((file, measured));
         progress.set(i as u64 + 1);
     }
     drop(progress);
+    let (done, count) = (rows.len(), args.files.len());
     match args.json {
-        true => writeln!(out, "{}", serde_json::to_string_pretty(&report(&rows, &settings)?)?)?,
-        false => print(&rows, &settings, out)?,
+        _ if rows.is_empty() => {}
+        true => writeln!(out, "{}", serde_json::to_string_pretty(&report(&rows, count, &settings)?)?)?,
+        false => print(&rows, count, &settings, out)?,
     }
-    Ok(())
+    if done < count { Err(Interrupted::partial(done, count, "files").into()) } else { Ok(()) }
 }
 
-fn report(rows: &[(File, Measured)], settings: &Settings) -> Result<Value> {
+/// The rows that were done, of `count`.
+fn report(rows: &[(File, Measured)], count: usize, settings: &Settings) -> Result<Value> {
     let mut files = Vec::new();
     for (file, measured) in rows {
         let (mut row, measured) = (serde_json::to_value(file)?, serde_json::to_value(measured)?);
@@ -95,10 +99,12 @@ fn report(rows: &[(File, Measured)], settings: &Settings) -> Result<Value> {
         "n_gen": settings.generated,
         "repetitions": settings.repetitions,
         "files": files,
+        "files_in_all": count,
+        "partial": rows.len() < count,
     }))
 }
 
-fn print(rows: &[(File, Measured)], settings: &Settings, out: &mut Out) -> Result<()> {
+fn print(rows: &[(File, Measured)], count: usize, settings: &Settings, out: &mut Out) -> Result<()> {
     let spread = |spread: Option<Spread>| match spread {
         Some(Spread { median, min, max }) => [format!("{median:.3}"), format!("{min:.3} - {max:.3}")],
         None => ["-".into(), "-".into()],
@@ -131,6 +137,9 @@ fn print(rows: &[(File, Measured)], settings: &Settings, out: &mut Out) -> Resul
         ("FROM - TO", Align::Right),
     ];
     text::table(out, &columns, &rows.iter().map(cells).collect::<Vec<_>>())?;
+    if rows.len() < count {
+        writeln!(out, "\npartial: {} of {count} files", rows.len())?;
+    }
     let kernel = rows.first().map_or("", |(_, measured)| measured.kernel.as_str());
     writeln!(
         out,
@@ -144,9 +153,7 @@ fn print(rows: &[(File, Measured)], settings: &Settings, out: &mut Out) -> Resul
         text::timestamp(text::now())
     )?;
     if rows.iter().any(|(_, measured)| measured.peak_resident_bytes.is_none()) {
-        eprintln!(
-            "note: this system does not tell a process how much memory it had resident at most; that is left out"
-        );
+        message::note("this system does not tell a process how much memory it had resident at most; that is left out");
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::convert::{RoundingArgs, TorchDtype, format_of};
 use crate::bench::model::{self, Measured, Parts, Settings, Training};
 use crate::train::checkpoint;
 use crate::train::text::documents::Documents;
-use crate::ui::interrupt;
+use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::text::{self, Align};
 use crate::{Out, machine, perplexity};
 
@@ -113,10 +113,14 @@ struct Report {
     qat_steps: usize,
     train_split: f64,
     learning_rate: f32,
-    compression_ratio: f64,
+    compression_ratio: Option<f64>,
     baseline: Measured,
-    ptq: Measured,
+    /// null where it was not measured.
+    ptq: Option<Measured>,
     qat: Option<Measured>,
+    /// Ctrl-C came before all was measured; there only then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
 /// Measures, prints and writes.
@@ -181,8 +185,19 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         false => None,
     };
     let baseline = model::baseline(&settings, text, &busy)?;
-    let ptq = model::ptq(&settings, text, &busy)?;
-    let qat = trained.map(|trained| model::qat(&settings, &trained, text, &busy)).transpose()?;
+    let count = if trained.is_some() { 3 } else { 2 };
+    // After Ctrl-C the models that were measured are told.
+    let unless_stopped = |measured: Result<Measured>| match measured {
+        Err(error) if interrupt::is_interrupted(&error) => Ok(None),
+        other => other.map(Some),
+    };
+    let ptq = unless_stopped(model::ptq(&settings, text, &busy))?;
+    let qat = match trained.filter(|_| ptq.is_some()) {
+        Some(trained) => unless_stopped(model::qat(&settings, &trained, text, &busy))?,
+        None => None,
+    };
+    let done = 1 + usize::from(ptq.is_some()) + usize::from(qat.is_some());
+    let partial = done < count;
     let report = Report {
         model_id: args.dir.display().to_string(),
         dataset: args.text.display().to_string(),
@@ -205,21 +220,22 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         qat_steps: args.qat_steps,
         train_split,
         learning_rate: args.learning_rate,
-        compression_ratio: baseline.size_gib / ptq.size_gib,
+        compression_ratio: ptq.map(|ptq| baseline.size_gib / ptq.size_gib),
         baseline,
         ptq,
         qat,
+        partial,
     };
     let mut json = serde_json::to_string_pretty(&report)?;
     json.push('\n');
-    if let Some(path) = &args.out {
+    if let Some(path) = args.out.as_ref().filter(|_| !partial) {
         checkpoint::replace(path, json.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     }
     match args.rounding.json {
         true => write!(out, "{json}")?,
         false => print(&report, args, out)?,
     }
-    Ok(())
+    if partial { Err(Interrupted::partial(done, count, "models").into()) } else { Ok(()) }
 }
 
 /// Trains, and gives the directory of the trained checkpoint; `None`, and the reason on stderr, for models that are not trained.
@@ -244,24 +260,25 @@ fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         vec![
             name.to_owned(),
             text::bytes((measured.size_gib * (1u64 << 30) as f64).round() as u64),
-            format!("{:.2}", report.baseline.size_gib / measured.size_gib),
+            format!("{:.1} %", 100.0 * measured.size_gib / report.baseline.size_gib),
             number(measured.ppl, 4),
             number(measured.tok_s, 1),
         ]
     };
-    let mut rows = vec![
-        row(&format!("baseline, {}", report.dtype), &report.baseline),
-        row(&format!("ptq, {}", args.quant.name()), &report.ptq),
-    ];
+    let mut rows = vec![row(&format!("baseline, {}", report.dtype), &report.baseline)];
+    rows.extend(report.ptq.as_ref().map(|ptq| row(&format!("ptq, {}", args.quant.name()), ptq)));
     rows.extend(report.qat.as_ref().map(|qat| row(&format!("qat, {}", args.quant.name()), qat)));
     let columns = [
         ("", Align::Left),
         ("SIZE", Align::Right),
-        ("TIMES SMALLER", Align::Right),
+        ("OF BASELINE", Align::Right),
         ("PERPLEXITY", Align::Right),
         ("TOKENS/s", Align::Right),
     ];
     text::table(out, &columns, &rows)?;
+    if report.partial {
+        writeln!(out, "\npartial: {} of the models", rows.len())?;
+    }
     writeln!(
         out,
         "\n{} on {}; sterna {} on {}, {}",

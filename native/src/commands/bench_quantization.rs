@@ -22,6 +22,9 @@ use crate::train::images::idx::Images;
 use crate::train::images::{DataSet, ImageTask, ImagesConfig};
 use crate::train::layers::QuantizationConfig;
 use crate::train::trainer::{self, LogLine, RunDir};
+use crate::ui::interrupt::{self, Interrupted};
+use crate::ui::message;
+use crate::ui::text::{self, Align};
 use crate::{Out, data, engine};
 
 /// What `sterna bench quantization` takes.
@@ -58,6 +61,9 @@ pub struct BenchQuantizationArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+/// Rows of each data set: fp32, ptq, qat, binary.
+const MODES: usize = 4;
 
 /// A row of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -100,6 +106,9 @@ pub struct Configuration {
 #[derive(Serialize)]
 struct Report<'a> {
     rows: &'a [Row],
+    rows_in_all: usize,
+    /// Whether Ctrl-C came before the last row or configuration.
+    partial: bool,
     configurations: &'a [Configuration],
 }
 
@@ -113,27 +122,43 @@ pub fn run(args: &BenchQuantizationArgs, out: &mut Out) -> Result<()> {
     }
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let threads = args.threads.map_or_else(crate::machine::cores, |threads| threads as usize);
-    let (rows, configurations) = engine::with_threads(threads, |exec| -> Result<_> {
-        let (mut rows, mut configurations) = (Vec::new(), Vec::new());
+    let (mut rows, mut configurations) = (Vec::new(), Vec::new());
+    let ended = engine::with_threads(threads, |exec| -> Result<()> {
         for (i, &set) in args.data.iter().enumerate() {
             let bench = Bench::new(args, set, &*exec)?;
             let first = rows.len();
             bench.table(&mut rows)?;
             bench.write_csv(&rows[first..])?;
             if i == 0 && args.configuration_steps > 0 {
-                configurations = bench.configurations()?;
+                bench.configurations(&mut configurations)?;
             }
         }
-        Ok((rows, configurations))
-    })??;
-    checkpoint::replace(&args.out.join("accuracy-size.svg"), plot(&rows).as_bytes())?;
-    let report = Report { rows: &rows, configurations: &configurations };
-    checkpoint::replace(&args.out.join("report.json"), serde_json::to_string_pretty(&report)?.as_bytes())?;
+        Ok(())
+    })?;
+    // After Ctrl-C what was measured is told; the files are those of a whole run.
+    let partial = ended.as_ref().is_err_and(interrupt::is_interrupted);
+    if !partial {
+        ended?;
+    }
+    let rows_in_all = args.data.len() * MODES;
+    let report = Report { rows: &rows, rows_in_all, configurations: &configurations, partial };
+    if !partial {
+        checkpoint::replace(&args.out.join("accuracy-size.svg"), plot(&rows).as_bytes())?;
+        checkpoint::replace(&args.out.join("report.json"), serde_json::to_string_pretty(&report)?.as_bytes())?;
+    }
     match args.json {
+        _ if rows.is_empty() => {}
         true => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
         false => print(&report, &args.out, out)?,
     }
-    Ok(())
+    match partial {
+        true => {
+            let then = Interrupted::partial(rows.len(), rows_in_all, "rows").then;
+            Err(Interrupted { then: format!("{then}; the same command goes on with the training that was stopped") }
+                .into())
+        }
+        false => Ok(()),
+    }
 }
 
 /// One data set.
@@ -182,7 +207,7 @@ impl<'a> Bench<'a> {
         let task = ImageTask::new(config.clone(), self.train.clone(), self.test.clone())?;
         let dir = RunDir::create(&self.args.out.join(self.set.name()).join(name))?;
         let resume = dir.checkpoint().exists();
-        eprintln!("{} {name}: {steps} steps", self.set.name());
+        message::line(&format!("{} {name}: {steps} steps", self.set.name()));
         trainer::train(&task, &run, &config, &dir, resume)?;
         Ok((task, dir))
     }
@@ -190,7 +215,9 @@ impl<'a> Bench<'a> {
     fn measured(&self, path: &Path) -> Result<File> {
         let model = images::load(path, None, self.exec)?;
         let format = model.tensors().first().map_or("?", |tensor| tensor.format);
-        let measured = images::measure(&model, &self.test, self.exec)?;
+        let busy = interrupt::busy();
+        let measured = images::measure(&model, &self.test, self.exec, &mut |_| !busy.requested())?;
+        busy.check()?;
         let latency_s = images::latency(&model, &self.test)?;
         Ok(File { measured, latency_s, bytes: fs::metadata(path)?.len(), format })
     }
@@ -246,8 +273,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Each rule on its own.
-    fn configurations(&self) -> Result<Vec<Configuration>> {
-        let mut configurations = Vec::new();
+    fn configurations(&self, configurations: &mut Vec<Configuration>) -> Result<()> {
         for method in ["absmean", "threshold"] {
             for group in ["64", "128", "256", "row", "tensor"] {
                 let config =
@@ -267,7 +293,7 @@ impl<'a> Bench<'a> {
                 });
             }
         }
-        Ok(configurations)
+        Ok(())
     }
 }
 
@@ -303,27 +329,39 @@ fn plot(rows: &[Row]) -> String {
 }
 
 fn print(report: &Report<'_>, dir: &Path, out: &mut Out) -> Result<()> {
-    writeln!(out, "{:14} {:8} {:>10} {:>9} {:>12} {:>9}", "data", "mode", "accuracy", "loss", "us/image", "bytes")?;
-    for Row { data, mode, accuracy, loss, latency_s, bytes } in report.rows {
-        let (accuracy, latency) = (accuracy * 100.0, latency_s * 1e6);
-        writeln!(out, "{data:14} {mode:8} {accuracy:>8.2} % {loss:>9.4} {latency:>12.1} {bytes:>9}")?;
-    }
+    let numbers = |accuracy: f64, loss: f64, latency_s: f64, bytes: u64| {
+        [
+            format!("{:.2} %", accuracy * 100.0),
+            format!("{loss:.4}"),
+            format!("{:.1}", latency_s * 1e6),
+            bytes.to_string(),
+        ]
+    };
+    let cells = |row: &Row| {
+        let names = [row.data.to_owned(), row.mode.to_owned()];
+        names.into_iter().chain(numbers(row.accuracy, row.loss, row.latency_s, row.bytes)).collect()
+    };
+    let measured = |titles: &[&'static str]| -> Vec<(&'static str, Align)> {
+        let numbers = ["ACCURACY", "LOSS", "us/IMAGE", "BYTES"];
+        let left = titles.iter().map(|title| (*title, Align::Left));
+        left.chain(numbers.map(|title| (title, Align::Right))).collect()
+    };
+    text::table(out, &measured(&["DATA", "MODE"]), &report.rows.iter().map(cells).collect::<Vec<_>>())?;
     if !report.configurations.is_empty() {
-        writeln!(
-            out,
-            "\n{:10} {:7} {:16} {:>10} {:>9} {:>12} {:>9} {:>12}",
-            "rule", "group", "format", "accuracy", "loss", "us/image", "bytes", "bits/weight"
-        )?;
+        let cells = |c: &Configuration| {
+            let names = [c.method.clone(), c.group.clone(), c.format.clone()];
+            let numbers = numbers(c.accuracy, c.loss, c.latency_s, c.bytes);
+            names.into_iter().chain(numbers).chain([format!("{:.3}", c.bits_per_weight)]).collect()
+        };
+        let mut columns = measured(&["RULE", "GROUP", "FORMAT"]);
+        columns.push(("BITS PER WEIGHT", Align::Right));
+        writeln!(out)?;
+        text::table(out, &columns, &report.configurations.iter().map(cells).collect::<Vec<_>>())?;
     }
-    for c in report.configurations {
-        let (accuracy, latency) = (c.accuracy * 100.0, c.latency_s * 1e6);
-        writeln!(
-            out,
-            "{:10} {:7} {:16} {accuracy:>8.2} % {:>9.4} {latency:>12.1} {:>9} {:>12.3}",
-            c.method, c.group, c.format, c.loss, c.bytes, c.bits_per_weight
-        )?;
+    match report.partial {
+        true => writeln!(out, "\npartial: {} of {} rows", report.rows.len(), report.rows_in_all)?,
+        false => writeln!(out, "\nfiles in {}", dir.display())?,
     }
-    writeln!(out, "\nfiles in {}", dir.display())?;
     Ok(())
 }
 

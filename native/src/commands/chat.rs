@@ -153,6 +153,10 @@ impl Chat {
         if self.perf && io::stderr().is_terminal() {
             eprintln!("[{}]", printer.speed().line());
         }
+        if !io::stdin().is_terminal() {
+            // Nobody is there to type the next message.
+            busy.check()?;
+        }
         self.messages.push(Message::new("assistant", answer));
         // The next reply draws on.
         self.sampling.seed = self.sampling.seed.wrapping_add(1);

@@ -1,11 +1,17 @@
-//! `sterna completions`: a script that makes a shell complete our commands and flags.
+//! `sterna completions`: a script that makes a shell complete commands, flags, and the names that flags take.
 
 use anyhow::Result;
-use clap::{Args, CommandFactory};
+use clap::builder::{PossibleValuesParser, Str};
+use clap::{Arg, Args, Command, CommandFactory};
 use clap_complete::Shell;
+use sterna_core::formats::Format;
+use sterna_core::generate::chat::ChatTemplate;
+use sterna_core::kernels;
 
 use crate::Out;
 use crate::args::Cli;
+use crate::convert::FORMATS;
+use crate::data::CATALOGUE;
 
 /// What `sterna completions` takes.
 #[derive(Debug, Args)]
@@ -15,10 +21,57 @@ pub struct CompletionsArgs {
 }
 
 /// Prints the script.
+///
+/// # Errors
+/// If it cannot be written.
 pub fn run(args: &CompletionsArgs, out: &mut Out) -> Result<()> {
     // Into memory first: the generator panics when a pipe breaks.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "sterna", &mut script);
+    clap_complete::generate(args.shell, &mut with_values(Cli::command()), "sterna", &mut script);
     out.write_all(&script)?;
     Ok(())
+}
+
+/// The command line with the names that its arguments take. For the script only: what is typed is read by each argument's own parser,
+/// which knows more than names (`threshold:0.4`) and says what is wrong.
+fn with_values(command: Command) -> Command {
+    let name = command.get_name().to_owned();
+    let command = command.mut_args(|arg| match values(&name, &arg) {
+        Some(values) => arg.value_parser(PossibleValuesParser::new(values.into_iter().map(Str::from))),
+        None => arg,
+    });
+    command.mut_subcommands(with_values)
+}
+
+/// The names that an argument of the command `command` takes, where there is a list of them.
+fn values(command: &str, arg: &Arg) -> Option<Vec<&'static str>> {
+    let value = arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
+    match (arg.get_id().as_str(), value) {
+        ("kernel" | "kernels", _) => Some(kernels::available().iter().map(|kernel| kernel.name()).collect()),
+        (_, "FORMAT") => Some(FORMATS.map(Format::name).to_vec()),
+        (_, "RULE") => Some(vec!["absmean", "search", "sign", "threshold", "twn"]),
+        (_, "GROUP") => Some(vec!["64", "128", "256", "row", "tensor"]),
+        ("chat_template", _) => Some(ChatTemplate::fallback_names().collect()),
+        ("tokenizer", _) => Some(vec!["chars", "bpe", "gpt2"]),
+        ("names", "NAME") if command == "get" => Some(CATALOGUE.iter().map(|set| set.name).collect()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_listed_are_names_that_are_taken() {
+        for method in ["absmean", "search", "sign", "threshold", "twn"] {
+            assert!(method.parse::<sterna_core::ternary::Method>().is_ok(), "{method}");
+        }
+        for group in ["64", "128", "256", "row", "tensor"] {
+            assert!(group.parse::<sterna_core::ternary::Granularity>().is_ok(), "{group}");
+        }
+        for kind in ["chars", "bpe", "gpt2"] {
+            assert!(kind.parse::<crate::train::text::tokenizer::TokenizerChoice>().is_ok(), "{kind}");
+        }
+    }
 }

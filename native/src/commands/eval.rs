@@ -10,6 +10,9 @@ use crate::images::{self, Measured};
 use crate::train::images::DataSet;
 use crate::train::images::augment::Augmentation;
 use crate::train::images::idx::Images;
+use crate::ui::interrupt::{self, Interrupted};
+use crate::ui::message;
+use crate::ui::progress::Progress;
 use crate::{Out, data, engine};
 
 /// The seed of the distorted test set, so that it is always the same.
@@ -57,12 +60,16 @@ struct Report<'a> {
     labels: &'a [String],
     #[serde(flatten)]
     measured: &'a Measured,
+    /// How many images there are.
+    images_in_all: usize,
+    /// Whether Ctrl-C came before the last image.
+    partial: bool,
 }
 
 /// Measures and prints.
 ///
 /// # Errors
-/// If the model or the data cannot be used.
+/// If the model or the data cannot be used; Ctrl-C, after what was measured until then.
 pub fn run(args: &EvalArgs, out: &mut Out) -> Result<()> {
     let threads = args.threads.map_or_else(crate::machine::cores, |threads| threads as usize);
     engine::with_threads(threads, |exec| {
@@ -79,8 +86,16 @@ pub fn run(args: &EvalArgs, out: &mut Out) -> Result<()> {
         if args.distorted {
             test = Augmentation::DISTORTED.apply_all(&test, DISTORTED_SEED);
         }
-        let measured = images::measure(&model, &test, &*exec)
-            .with_context(|| format!("{} on {}", args.model.display(), dir.display()))?;
+        let busy = interrupt::busy();
+        let mut progress = Progress::steps("classifying", test.len() as u64);
+        message::detail(|| format!("classifying {} images of {}", test.len(), dir.display()));
+        let measured = images::measure(&model, &test, &*exec, &mut |done| {
+            progress.set(done as u64);
+            !busy.requested()
+        });
+        drop(progress);
+        let measured = measured.with_context(|| format!("{} on {}", args.model.display(), dir.display()))?;
+        let partial = measured.images < test.len();
         let report = Report {
             model: args.model.display().to_string(),
             bytes: std::fs::metadata(&args.model)?.len(),
@@ -90,12 +105,18 @@ pub fn run(args: &EvalArgs, out: &mut Out) -> Result<()> {
             threads,
             labels: &model.config().labels,
             measured: &measured,
+            images_in_all: test.len(),
+            partial,
         };
         match args.json {
             true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
             false => print(&report, out)?,
         }
-        Ok(())
+        out.flush()?;
+        match partial {
+            true => Err(Interrupted::partial(measured.images, test.len(), "images").into()),
+            false => Ok(()),
+        }
     })?
 }
 
@@ -109,7 +130,8 @@ fn named_in(path: &std::path::Path) -> Result<Option<DataSet>> {
 fn print(report: &Report<'_>, out: &mut Out) -> Result<()> {
     let Report { model, bytes, data, measured: m, .. } = report;
     let distorted = if report.distorted { ", distorted and centred" } else { "" };
-    writeln!(out, "{model} ({bytes} bytes) on {} test images of {data}{distorted}", m.images)?;
+    let of = if report.partial { format!(" (partial: {} in all)", report.images_in_all) } else { String::new() };
+    writeln!(out, "{model} ({bytes} bytes) on {} test images of {data}{distorted}{of}", m.images)?;
     let errors = m.images - (m.accuracy * m.images as f64).round() as usize;
     writeln!(out, "accuracy {:.2} % ({errors} wrong), loss {:.4} nats", m.accuracy * 100.0, m.loss)?;
     writeln!(out, "{:.0} images/s ({}, {} threads)", m.images_per_second, report.kernel, report.threads)?;

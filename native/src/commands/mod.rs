@@ -12,6 +12,7 @@ pub mod data;
 pub mod eval;
 pub mod inspect;
 pub mod list;
+pub mod man;
 pub mod perplexity;
 pub mod pull;
 pub mod qat;
@@ -26,9 +27,14 @@ use anyhow::Result;
 use crate::Out;
 use crate::args::{Cli, Command};
 use crate::embedded;
+use crate::ui::message;
 
 /// Runs what was typed. Results go to `out`; progress, speeds and warnings to stderr.
 pub fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
+    if cli.verbose {
+        message::be_verbose();
+    }
+    message::detail(|| format!("sterna {} on {}", crate::VERSION, crate::machine::cpu_name()));
     match cli.command {
         None => embedded::generate(&cli.generate, out),
         Some(Command::Run(args)) => run::run(&args, out),
@@ -49,5 +55,6 @@ pub fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
         Some(Command::Dequantize(args)) => quantize::run_dequantize(&args, out),
         Some(Command::Data(args)) => data::run(&args, out),
         Some(Command::Completions(args)) => completions::run(&args, out),
+        Some(Command::Man(args)) => man::run(&args, out),
     }
 }

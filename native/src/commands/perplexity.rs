@@ -1,16 +1,20 @@
 //! `sterna perplexity`: how well a model predicts a text.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs, read_text};
-use crate::perplexity::{self, CONTEXT, Settings};
-use crate::ui::interrupt;
+use crate::perplexity::{self, CONTEXT, Found, Settings};
+use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::perplexity::Estimate;
-use crate::{Out, engine};
+use crate::ui::progress::Progress;
+use crate::ui::{message, stream, text};
+use crate::{Out, data, engine};
 
 /// What `sterna perplexity` takes.
 #[derive(Debug, Args)]
@@ -18,7 +22,7 @@ pub struct PerplexityArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The text; - is stdin.
+    /// The text: a file, - for stdin, or the name of a text of `sterna data`, such as tinyshakespeare.
     #[arg(id = "text_file", short = 'f', long = "file", value_name = "FILE")]
     pub file: PathBuf,
     /// How the engine runs; a context of 0 is 512 tokens here.
@@ -39,11 +43,29 @@ pub struct PerplexityArgs {
     pub json: bool,
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    estimate: Estimate,
+    /// Tokens of a chunk.
+    context: usize,
+    /// Chunks that were measured.
+    chunks: usize,
+    /// Chunks that there are.
+    chunks_in_all: usize,
+    /// Whether Ctrl-C came before the last chunk.
+    partial: bool,
+}
+
 /// Prints the running and the final value.
+///
+/// # Errors
+/// A model or a text that cannot be used; Ctrl-C, after what was measured until then.
 pub fn run(args: &PerplexityArgs, out: &mut Out) -> Result<()> {
     let path = args.model.resolve()?;
-    let text = read_text(&args.file)?;
-    let text = perplexity::after(&text, args.split);
+    let whole = read_text(&data::text_file(&args.file, None)?)?;
+    let measured = perplexity::after(&whole, args.split);
     let settings = Settings {
         context: args.engine.context().unwrap_or(CONTEXT),
         stride: args.stride.map(|stride| stride as usize),
@@ -52,36 +74,54 @@ pub fn run(args: &PerplexityArgs, out: &mut Out) -> Result<()> {
     };
     engine::with_threads(args.engine.threads(), |exec| {
         let model = engine::load(&path, args.engine.kernel.as_deref(), &*exec)?;
+        let limit = model.transformer().config().n_ctx;
+        if args.engine.context().is_some_and(|context| context > limit) {
+            message::note(&format!("the model's context is {limit} tokens, so chunks have {limit}"));
+        }
         let busy = interrupt::busy();
         let started = Instant::now();
-        let estimate = perplexity::measure(&model, &*exec, text, &settings, &busy, &mut |chunk| {
-            if args.json {
-                return Ok(());
-            }
+        // The running line tells how far it is, unless it goes elsewhere.
+        let told = !args.json && (io::stdout().is_terminal() || stream::together());
+        let mut progress: Option<Progress> = None;
+        let found = perplexity::measure(&model, &*exec, measured, &settings, &busy, &mut |chunk| {
             if chunk.index == 0 {
-                let all = started.elapsed().as_secs_f64() * chunk.count as f64;
+                let all = text::duration(started.elapsed() * u32::try_from(chunk.count).unwrap_or(u32::MAX));
                 let kernel = model.transformer().kernel().name();
-                eprintln!("{} chunks of {} tokens, about {all:.0} s ({kernel})", chunk.count, chunk.tokens);
+                let count = text::thousands(chunk.count as u64);
+                message::line(&format!("{count} chunks of {} tokens, about {all} ({kernel})", chunk.tokens));
+                progress = (!told).then(|| Progress::steps("measuring", chunk.count as u64));
             }
-            if let Some(estimate) = chunk.so_far {
-                estimate.write_running(out, chunk.index + 1)?;
+            if let Some(progress) = &mut progress {
+                progress.set(chunk.index as u64 + 1);
             }
-            Ok(())
+            match chunk.so_far {
+                Some(estimate) if !args.json => Ok(estimate.write_running(out, chunk.index + 1)?),
+                _ => Ok(()),
+            }
         })?;
-        finish(estimate, args.json, out)
+        drop(progress);
+        finish(&found, args.json, out)
     })?
 }
 
-fn finish(estimate: Option<Estimate>, json: bool, out: &mut Out) -> Result<()> {
-    match estimate {
-        Some(estimate) if json => writeln!(out, "{}", serde_json::to_string(&estimate)?)?,
-        Some(estimate) => {
+fn finish(found: &Found, json: bool, out: &mut Out) -> Result<()> {
+    let Found { estimate, chunks, count, context } = *found;
+    let partial = chunks < count;
+    if let Some(estimate) = estimate {
+        if json {
+            let report = Report { estimate, context, chunks, chunks_in_all: count, partial };
+            writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        } else {
+            let title = match partial {
+                true => format!("Partial estimate after {} of {} chunks", chunks, text::thousands(count as u64)),
+                false => "Final estimate".to_owned(),
+            };
             writeln!(out)?;
-            estimate.write_final(out)?;
+            estimate.write_result(out, &title)?;
         }
-        None => bail!("interrupted before the first chunk was done"),
+        out.flush()?;
     }
-    Ok(())
+    if partial { Err(Interrupted::partial(chunks, count, "chunks").into()) } else { Ok(()) }
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

@@ -1,6 +1,5 @@
 //! `sterna run`: text from a GGUF.
 
-use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::Result;
@@ -11,8 +10,8 @@ use sterna_core::{Model, Sampling, SessionOptions};
 use crate::Out;
 use crate::args::{GenerateArgs, ModelArgs, SamplingArgs};
 use crate::engine;
-use crate::ui::interrupt;
 use crate::ui::stream::Printer;
+use crate::ui::{interrupt, message};
 
 /// What `sterna run` takes.
 #[derive(Debug, Args)]
@@ -39,6 +38,9 @@ fn from_file(path: &Path, args: &GenerateArgs, out: &mut Out) -> Result<()> {
 }
 
 /// Generates with a model that is loaded.
+///
+/// # Errors
+/// Arguments that the model cannot follow; Ctrl-C, after what was generated until then.
 pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out: &mut Out) -> Result<()> {
     let text = args.prompt.text()?;
     let sampling = sampling(&args.sampling);
@@ -65,26 +67,23 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
         printer.token(&piece?)?;
     }
     let finish = reply.finish();
-    // To a pipe or file goes the text and nothing else.
-    if std::io::stdout().is_terminal() {
-        printer.echo("\n")?;
-    }
+    printer.end_line()?;
     if !args.no_perf {
         let kernel = model.transformer().kernel().name();
-        eprintln!(
+        message::line(&format!(
             "{} ({kernel}, {threads} {}, seed {})",
             printer.speed().line(),
             if threads == 1 { "thread" } else { "threads" },
             sampling.seed
-        );
+        ));
     }
     if finish == Some(Finish::Context) {
-        eprintln!(
+        message::note(&format!(
             "the context of {} tokens is full; --context-shift goes on beyond it, -c sets another size",
             session.context()
-        );
+        ));
     }
-    Ok(())
+    Ok(busy.check()?)
 }
 
 /// What was typed as core's sampling.

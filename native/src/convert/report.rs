@@ -163,11 +163,11 @@ impl Report {
         text::table(out, &columns, &rows)?;
         writeln!(
             out,
-            "\n{}: {} from {}, {:.2} times smaller, in {:.1} s ({:.0} MB/s)",
+            "\n{}: {} from {}, {}, in {:.1} s ({:.0} MB/s)",
             self.output.display(),
             text::bytes(total.after),
             text::bytes(total.before),
-            ratio(&total),
+            text::resized(total.before, total.after),
             self.seconds,
             self.speed(&total)
         )?;

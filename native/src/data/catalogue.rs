@@ -33,6 +33,8 @@ pub struct DataFile {
     pub bytes: u64,
     /// Lower-case hex SHA-256 of the (uncompressed) content.
     pub sha256: &'static str,
+    /// What it is called inside the ZIP archive that `url` names; `None` where `url` names the file itself.
+    pub inside: Option<&'static str>,
 }
 
 impl DataSet {
@@ -71,24 +73,28 @@ pub const CATALOGUE: &[DataSet] = &[
                 url: "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/train-images-idx3-ubyte.gz",
                 bytes: 47_040_016,
                 sha256: "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                inside: None,
             },
             DataFile {
                 name: "train-labels-idx1-ubyte.gz",
                 url: "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/train-labels-idx1-ubyte.gz",
                 bytes: 60_008,
                 sha256: "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                inside: None,
             },
             DataFile {
                 name: "t10k-images-idx3-ubyte.gz",
                 url: "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/t10k-images-idx3-ubyte.gz",
                 bytes: 7_840_016,
                 sha256: "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                inside: None,
             },
             DataFile {
                 name: "t10k-labels-idx1-ubyte.gz",
                 url: "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/t10k-labels-idx1-ubyte.gz",
                 bytes: 10_008,
                 sha256: "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+                inside: None,
             },
         ],
         folders: &[],
@@ -104,12 +110,14 @@ pub const CATALOGUE: &[DataSet] = &[
                 url: "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json",
                 bytes: 1_042_301,
                 sha256: "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+                inside: None,
             },
             DataFile {
                 name: "vocab.bpe",
                 url: "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",
                 bytes: 456_318,
                 sha256: "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+                inside: None,
             },
         ],
         folders: &["gpt2"],
@@ -125,24 +133,28 @@ pub const CATALOGUE: &[DataSet] = &[
                 url: "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
                 bytes: 47_040_016,
                 sha256: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                inside: None,
             },
             DataFile {
                 name: "train-labels-idx1-ubyte.gz",
                 url: "https://ossci-datasets.s3.amazonaws.com/mnist/train-labels-idx1-ubyte.gz",
                 bytes: 60_008,
                 sha256: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                inside: None,
             },
             DataFile {
                 name: "t10k-images-idx3-ubyte.gz",
                 url: "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-images-idx3-ubyte.gz",
                 bytes: 7_840_016,
                 sha256: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                inside: None,
             },
             DataFile {
                 name: "t10k-labels-idx1-ubyte.gz",
                 url: "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-labels-idx1-ubyte.gz",
                 bytes: 10_008,
                 sha256: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                inside: None,
             },
         ],
         folders: &[],
@@ -157,9 +169,24 @@ pub const CATALOGUE: &[DataSet] = &[
             url: "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             bytes: 1_115_394,
             sha256: "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            inside: None,
         }],
         folders: &["text"],
         instead: &[&["input.txt"]],
+    },
+    DataSet {
+        name: "wikitext-2",
+        about: "articles of Wikipedia, the raw test split: the usual text for perplexity",
+        licence: "CC-BY-SA-3.0",
+        files: &[DataFile {
+            name: "wikitext-2.test.raw",
+            url: "https://huggingface.co/datasets/ggml-org/ci/resolve/main/wikitext-2-raw-v1.zip",
+            bytes: 1_290_590,
+            sha256: "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
+            inside: Some("wikitext-2-raw/wiki.test.raw"),
+        }],
+        folders: &["text", "wikitext-2-raw"],
+        instead: &[&["wiki.test.raw"]],
     },
 ];
 

@@ -4,6 +4,7 @@
 //! unasked. What is inside the files is the trainers' business.
 
 mod catalogue;
+mod zip;
 
 #[cfg(test)]
 mod tests;
@@ -80,12 +81,38 @@ impl Fetcher {
             }
             let number = missing.iter().position(|other| other.name == file.name).map_or(1, |at| at + 1);
             watcher.event(Event::Started { file: file.name, number, count: missing.len() });
-            fetch::fetch(&self.client, &self.url(set, file), &file.announced(), &folder, watcher)?;
+            match file.inside.filter(|_| self.mirror.is_none()) {
+                Some(inside) => self.unpack(file, inside, &folder, watcher)?,
+                None => {
+                    fetch::fetch(&self.client, &self.url(set, file), &file.announced(), &folder, watcher)?;
+                }
+            }
             watcher.event(Event::Finished);
             fetched += 1;
         }
         let path = found_in(set, &folder).with_context(|| format!("{} vanished", folder.display()))?;
         Ok(Kept { path, fetched })
+    }
+
+    /// Fetches an archive and keeps one file of it.
+    fn unpack(&self, file: &DataFile, inside: &str, folder: &Path, watcher: &mut dyn Watcher) -> Result<()> {
+        let remote = RemoteFile { name: format!("{}.zip", file.name), ..RemoteFile::default() };
+        fetch::fetch(&self.client, file.url, &remote, folder, watcher)?;
+        let archive = folder.join(&remote.name);
+        let content = zip::read(&archive, inside, file.bytes);
+        // Neither a damaged archive nor one whose file is here is of any use.
+        fetch::remove_if_there(&archive)?;
+        let content = content.with_context(|| format!("{}: cannot take {inside} out of it", file.url))?;
+        let path = folder.join(file.name);
+        let part = fetch::suffixed(&path, fetch::PART);
+        fs::write(&part, content).with_context(|| format!("cannot write {}", part.display()))?;
+        let found = fetch::file_sha256(&part).with_context(|| format!("cannot read {}", part.display()))?;
+        if found != file.sha256 {
+            fetch::remove_if_there(&part)?;
+            let (file, expected) = (file.name.to_owned(), file.sha256.to_owned());
+            return Err(fetch::FetchError::Checksum { file, expected, actual: found }.into());
+        }
+        fs::rename(&part, &path).with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn url(&self, set: &DataSet, file: &DataFile) -> String {
@@ -98,15 +125,36 @@ impl Fetcher {
 
 /// Where the data set `name` is: its file if it has one, its folder if it has several.
 ///
-/// Looked into are, in this order, `data_dir` (the `--data-dir` of commands), `$STERNA_DATA_DIR` and [`default_folder`];
-/// in each the folder of the set's name, other usual names of it (`gpt2`, `text`), and in `data_dir` also the folder
-/// itself. A file fetched as `.gz` may also lie there without it. Contents are not checked.
+/// Only `data_dir` (the `--data-dir` of commands) is looked into if it is given; else `$STERNA_DATA_DIR`, then
+/// [`default_folder`]. In each the set may be in the folder of its name or of another usual name (`gpt2`, `text`), and in
+/// `data_dir` also in the folder itself. A file fetched as `.gz` may also lie there without it. Contents are not checked.
 ///
 /// # Errors
 /// An unknown name, or a set that is in none of these places; the message says which command fetches it.
 pub fn locate(name: &str, data_dir: Option<&Path>) -> Result<PathBuf> {
     let set = named(name)?;
     locate_in(set, data_dir, &[from_env(), default_folder().ok()])
+}
+
+/// The text file that `path` means: a file (`-` is stdin, and stays so), or the data set of this name if there is no such file.
+///
+/// # Errors
+/// Those of [`locate`]; a data set that is no text; a file that is not there but is called like the file of a data set.
+pub fn text_file(path: &Path, data_dir: Option<&Path>) -> Result<PathBuf> {
+    let Some(name) = path.to_str().filter(|_| !path.exists()) else { return Ok(path.to_owned()) };
+    let Some(set) = DataSet::named(name) else {
+        let called = |set: &&DataSet| set.files.iter().any(|file| file.name == name) && set.files.len() == 1;
+        return match CATALOGUE.iter().find(called) {
+            Some(set) => bail!("there is no file {name} here; the data set is meant by its name, {}", set.name),
+            None => Ok(path.to_owned()),
+        };
+    };
+    let found = locate(set.name, data_dir)?;
+    if found.is_dir() {
+        let texts: Vec<_> = CATALOGUE.iter().filter(|set| set.files.len() == 1).map(|set| set.name).collect();
+        bail!("the data set {name} is no text; give a file, or one of {}", texts.join(", "));
+    }
+    Ok(found)
 }
 
 /// The content of the file `name` (without `.gz`) in `folder`, uncompressed if it is there as `name.gz`.
@@ -201,26 +249,20 @@ impl DataFile {
 }
 
 fn locate_in(set: &DataSet, data_dir: Option<&Path>, others: &[Option<PathBuf>]) -> Result<PathBuf> {
-    let mut looked = Vec::new();
-    for root in data_dir.map(Path::to_owned).into_iter().chain(others.iter().flatten().cloned()) {
-        let explicit = data_dir == Some(root.as_path());
-        for folder in set.folders_in(&root).chain(explicit.then(|| root.clone())) {
-            if let Some(found) = found_in(set, &folder) {
-                return Ok(found);
-            }
+    // A folder that was named is the only one: data from elsewhere would not be what was asked for.
+    let roots: Vec<PathBuf> = match data_dir {
+        Some(dir) => vec![dir.to_owned()],
+        None => others.iter().flatten().cloned().collect(),
+    };
+    for root in &roots {
+        let itself = data_dir.map(Path::to_owned);
+        if let Some(found) = set.folders_in(root).chain(itself).find_map(|folder| found_in(set, &folder)) {
+            return Ok(found);
         }
-        looked.push(root.display().to_string());
     }
-    bail!(
-        "the data set {0} is not on this machine (looked in {1}); get it with `sterna data get {0}`{2}",
-        set.name,
-        looked.join(", "),
-        data_dir.map_or(String::new(), |dir| format!(
-            ", or `sterna data get {} --data-dir {}`",
-            set.name,
-            dir.display()
-        ))
-    )
+    let looked: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
+    let there = data_dir.map_or(String::new(), |dir| format!(" --data-dir {}", dir.display()));
+    bail!("the data set {0} is not in {1}; get it with `sterna data get {0}{there}`", set.name, looked.join(" or "))
 }
 
 /// The set in this very folder: the file, or the folder where there are several.

@@ -25,6 +25,7 @@ fn set(text: &[u8], packed: &[u8]) -> DataSet {
         url: "https://nowhere.invalid/",
         bytes: content.len() as u64,
         sha256: leaked(sha(content)),
+        inside: None,
     };
     DataSet {
         name: "one",
@@ -151,10 +152,11 @@ fn sets_are_found_in_every_layout_and_order() {
     let set = set(b"a", b"b");
     let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let locate = |data_dir: Option<&Path>| locate_in(&set, data_dir, &[None, Some(second.path().to_owned())]);
+    let error = locate(None).unwrap_err().to_string();
+    assert!(error.contains(&second.path().display().to_string()) && error.contains("`sterna data get one`"), "{error}");
     let error = locate(Some(first.path())).unwrap_err().to_string();
     let command = format!("`sterna data get one --data-dir {}`", first.path().display());
-    assert!(error.contains("`sterna data get one`") && error.contains(&command), "{error}");
-    assert!(error.contains(&second.path().display().to_string()), "{error}");
+    assert!(error.contains(&command) && !error.contains(&second.path().display().to_string()), "{error}");
 
     let put = |folder: &Path, names: &[&str]| {
         fs::create_dir_all(folder).unwrap();
@@ -166,7 +168,9 @@ fn sets_are_found_in_every_layout_and_order() {
     assert_eq!(locate(None).unwrap(), second.path().join("two"));
     put(&second.path().join("one"), &["b"]);
     assert_eq!(locate(None).unwrap(), second.path().join("one"));
-    // --data-dir comes first, and may be the folder itself; the other places may not.
+    // With --data-dir no other place is looked into, and it may be the folder itself; the other places may not.
+    let error = locate(Some(first.path())).unwrap_err().to_string();
+    assert!(error.contains(&first.path().display().to_string()) && !error.contains(" or /"), "{error}");
     put(first.path(), &["a.txt", "b.gz"]);
     assert_eq!(locate(Some(first.path())).unwrap(), first.path());
     assert!(locate_in(&set, None, &[Some(first.path().to_owned())]).is_err());
@@ -179,6 +183,68 @@ fn a_set_of_one_file_is_that_file() {
     let found = locate("tinyshakespeare", Some(dir.path())).unwrap();
     assert_eq!(found, dir.path().join("input.txt"));
     assert!(locate("nothing", None).unwrap_err().to_string().contains("tinyshakespeare"));
+}
+
+#[test]
+fn texts_are_files_or_data_sets_by_name() {
+    let dir = TempDir::new().unwrap();
+    let text = |name: &str| text_file(Path::new(name), Some(dir.path())).map_err(|error| error.to_string());
+    assert_eq!(text("-").unwrap(), Path::new("-"));
+    assert_eq!(text("no-such.txt").unwrap(), Path::new("no-such.txt"));
+    let error = text("tinyshakespeare").unwrap_err();
+    assert!(error.contains("sterna data get tinyshakespeare"), "{error}");
+    fs::write(dir.path().join("input.txt"), "x").unwrap();
+    assert_eq!(text("tinyshakespeare").unwrap(), dir.path().join("input.txt"));
+    let error = text("tinyshakespeare.txt").unwrap_err();
+    assert!(error.contains("by its name, tinyshakespeare"), "{error}");
+    for name in
+        ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"]
+    {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
+    let error = text("mnist").unwrap_err();
+    assert!(error.contains("no text") && error.contains("tinyshakespeare, wikitext-2"), "{error}");
+}
+
+#[test]
+fn a_file_comes_out_of_an_archive() {
+    const ARCHIVE: &[u8] = include_bytes!("../../../tests/fixtures/two-files.zip");
+    let text = "or not to be, ".repeat(64);
+    let server = Server::start(move |asked, _| match asked.path.as_str() {
+        "/x/two.zip" => Says::file(asked, ARCHIVE, "z"),
+        "/mirror/one/a.txt" => Says::file(asked, "or not to be, ".repeat(64).as_bytes(), "a"),
+        _ => Says::new(404, ""),
+    });
+    let url = leaked(format!("{}/x/two.zip", server.address));
+    let set = |sha256: String, inside| DataSet {
+        files: Vec::leak(vec![DataFile {
+            name: "a.txt",
+            url,
+            bytes: 896,
+            sha256: leaked(sha256),
+            inside: Some(inside),
+        }]),
+        ..set(b"", b"")
+    };
+    let plain = || Fetcher::new(None, Vec::new()).unwrap();
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("one");
+    for (wrong, said) in
+        [(set(sha(b"other"), "a/packed"), "SHA-256"), (set(sha(text.as_bytes()), "a/none"), "holds no a/none")]
+    {
+        let error = format!("{:#}", plain().get(&wrong, dir.path(), &mut Silent).unwrap_err());
+        assert!(error.contains(said), "{error}");
+        assert!(fs::read_dir(&folder).unwrap().all(|entry| entry.unwrap().file_name() == ".lock"));
+    }
+    let right = set(sha(text.as_bytes()), "a/packed");
+    let kept = plain().get(&right, dir.path(), &mut Silent).unwrap();
+    assert_eq!(kept, Kept { path: folder.join("a.txt"), fetched: 1 });
+    assert_eq!(fs::read_to_string(&kept.path).unwrap(), text);
+    assert!(!folder.join("a.txt.zip").exists());
+    // A mirror serves the file itself.
+    let dir = TempDir::new().unwrap();
+    let kept = fetcher(&server).get(&right, dir.path(), &mut Silent).unwrap();
+    assert_eq!(fs::read_to_string(&kept.path).unwrap(), text);
 }
 
 #[test]

@@ -110,7 +110,8 @@ impl Client {
                     let Some(wait) = self.waits.get(used) else { return Err(error) };
                     used += 1;
                     let wait = after.unwrap_or_default().max(*wait).min(MAX_WAIT);
-                    watcher.event(Event::Retrying { why: &error, wait });
+                    let (next, tries) = (used as u32 + 1, self.tries());
+                    watcher.event(Event::Retrying { why: &error, wait, next, tries });
                     self.pause(wait, watcher)?;
                 }
             }

@@ -108,13 +108,43 @@ pub enum FetchError {
         source: io::Error,
     },
     /// Ctrl-C.
-    #[error("interrupted; what was fetched is kept, the same command goes on from there")]
+    #[error("stopped with Ctrl-C; what was fetched is kept, the same command goes on from there")]
     Interrupted,
 }
 
 impl FetchError {
+    /// What happened in one try, without what is to be done when no other try follows.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::TooManyRequests { url } => format!("{url}: too many requests (429)"),
+            Self::ServerFailed { url, status, .. } => format!("{url}: the server fails (status {status})"),
+            Self::Network { url, source, .. } => format!("{url}: {source}"),
+            other => other.to_string(),
+        }
+    }
+
     /// For `map_err`: a [`FetchError::Io`] that names the path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_try_met_speaks_of_no_other_tries() {
+        let url = || "https://hub.example/x".to_owned();
+        let source = Box::new(ureq::Error::ConnectionFailed);
+        for error in [
+            FetchError::TooManyRequests { url: url() },
+            FetchError::ServerFailed { url: url(), status: 503, tries: 5 },
+            FetchError::Network { url: url(), tries: 5, source },
+        ] {
+            assert!(error.to_string().contains("also after"), "{error}");
+            let cause = error.cause();
+            assert!(cause.starts_with("https://hub.example/x: ") && !cause.contains("after"), "{cause}");
+        }
     }
 }

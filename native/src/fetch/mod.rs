@@ -79,6 +79,10 @@ pub enum Event<'a> {
         why: &'a FetchError,
         /// The pause before it.
         wait: Duration,
+        /// Which try it will be, the first being 1.
+        next: u32,
+        /// How many there will be without headway.
+        tries: u32,
     },
     /// A file is complete and checked.
     Finished,

@@ -476,10 +476,10 @@ struct Text {
 impl Text {
     fn read(config: &FinetuneConfig, data_dir: Option<&Path>) -> Result<Self> {
         let (samples, field) = (config.max_train_samples, config.text_field.as_str());
-        let documents = Documents::read(&located(&config.text, data_dir)?, field)?;
+        let documents = Documents::read(&data::text_file(&config.text, data_dir)?, field)?;
         let (training, held_out) = match &config.eval_text {
             Some(path) => {
-                let held_out = Documents::read(&located(path, data_dir)?, field)?.text;
+                let held_out = Documents::read(&data::text_file(path, data_dir)?, field)?.text;
                 (documents.cut(1.0, samples).0.to_owned(), held_out)
             }
             None => {
@@ -518,17 +518,6 @@ impl Text {
         let chars = self.held_out.chars().count();
         Ok((training, HeldOut { ids: held_out, chars, begins }))
     }
-}
-
-/// A file, or the text that `sterna data` knows by this name.
-fn located(path: &Path, data_dir: Option<&Path>) -> Result<PathBuf> {
-    let name = path.to_str().filter(|name| data::DataSet::named(name).is_some());
-    let Some(name) = name.filter(|_| !path.exists()) else { return Ok(path.to_owned()) };
-    let found = data::locate(name, data_dir)?;
-    if found.is_dir() {
-        bail!("the data set {name} is no text; give a file, or tinyshakespeare");
-    }
-    Ok(found)
 }
 
 /// Bytes that a run needs, estimated.

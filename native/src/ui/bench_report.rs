@@ -23,6 +23,8 @@ pub enum Output {
 /// The model and machine of a benchmark: the same for all its tests.
 #[derive(Debug, Clone, Serialize)]
 pub struct Subject {
+    /// The commit of this program; empty if it is not known.
+    pub build_commit: String,
     /// This program's version.
     pub build_version: String,
     /// The CPU.
@@ -125,6 +127,8 @@ pub struct Report<'a> {
     output: Output,
     subject: Subject,
     written: usize,
+    /// The columns of the Markdown table, by their place in [`MD`].
+    columns: Vec<usize>,
 }
 
 const MD: [(&str, usize, bool); 10] = [
@@ -140,17 +144,32 @@ const MD: [(&str, usize, bool); 10] = [
     ("GB/s", 7, true),
 ];
 
+/// Columns that are the same in every row: where the table is too wide, they stand above it.
+const SAME: [&str; 5] = ["model", "size", "params", "backend", "kernel"];
+
 impl<'a> Report<'a> {
-    /// Writes what stands before the first test.
-    pub fn begin(out: &'a mut Out, output: Output, subject: Subject) -> io::Result<Self> {
+    /// Writes what stands before the first test. The Markdown table takes at most `width` columns of the screen, if that is given.
+    pub fn begin(out: &'a mut Out, output: Output, subject: Subject, width: Option<usize>) -> io::Result<Self> {
+        let whole: usize = MD.iter().map(|(_, width, _)| width + 3).sum();
+        let narrow = width.is_some_and(|width| width <= whole);
+        let columns: Vec<usize> = (0..MD.len()).filter(|&i| !(narrow && SAME.contains(&MD[i].0))).collect();
         match output {
             Output::Md => {
-                line(out, MD.iter().map(|(title, _, _)| (*title).to_owned()))?;
+                if narrow {
+                    let row = cells(&subject, None);
+                    let same: Vec<&str> = MD
+                        .iter()
+                        .zip(&row)
+                        .filter(|((title, ..), _)| SAME.contains(title))
+                        .map(|(_, c)| &**c)
+                        .collect();
+                    writeln!(out, "{}\n", same.join(", "))?;
+                }
+                line(out, &columns, MD.map(|(title, _, _)| title.to_owned()))?;
                 // The colon on the right tells Markdown to align right.
-                let rule = MD
-                    .iter()
-                    .map(|(_, width, right)| format!("{}{}", "-".repeat(width - 1), if *right { ':' } else { '-' }));
-                line(out, rule)?;
+                let rule =
+                    MD.map(|(_, width, right)| format!("{}{}", "-".repeat(width - 1), if right { ':' } else { '-' }));
+                line(out, &columns, rule)?;
             }
             Output::Csv => {
                 let row = Test {
@@ -169,29 +188,14 @@ impl<'a> Report<'a> {
             Output::Jsonl => {}
         }
         out.flush()?;
-        Ok(Self { out, output, subject, written: 0 })
+        Ok(Self { out, output, subject, written: 0, columns })
     }
 
     /// Writes one test.
     pub fn test(&mut self, test: &Test) -> io::Result<()> {
         let row = test.row(&self.subject);
         match self.output {
-            Output::Md => line(
-                self.out,
-                [
-                    text::plain(&self.subject.model_type, 40),
-                    text::bytes(self.subject.model_size),
-                    text::count(self.subject.model_n_params),
-                    self.subject.backends.clone(),
-                    test.threads.to_string(),
-                    self.subject.kernel.clone(),
-                    test.name(),
-                    format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
-                    format!("{:.1}", row.gops),
-                    format!("{:.1}", row.gb_per_s),
-                ]
-                .into_iter(),
-            )?,
+            Output::Md => line(self.out, &self.columns, cells(&self.subject, Some((test, &row))))?,
             Output::Csv => {
                 let values: Vec<String> = fields(&row)?.into_iter().map(|(_, value)| value).collect();
                 writeln!(self.out, "{}", values.join(","))?;
@@ -206,27 +210,57 @@ impl<'a> Report<'a> {
         self.out.flush()
     }
 
-    /// Writes what stands after the last test.
-    pub fn finish(self) -> io::Result<()> {
-        match self.output {
-            Output::Json if self.written > 0 => writeln!(self.out, "\n]"),
-            Output::Json => writeln!(self.out, "]"),
-            Output::Md => writeln!(
-                self.out,
-                "\nsterna {} on {}, {}",
-                self.subject.build_version,
-                self.subject.cpu_info,
-                text::timestamp(text::now())
-            ),
-            Output::Csv | Output::Jsonl => Ok(()),
-        }
+    /// Writes what stands after the last test. `partial` says how many of how many tests were done before Ctrl-C was pressed; in
+    /// JSON that is an element of its own.
+    pub fn finish(self, partial: Option<(usize, usize)>) -> io::Result<()> {
+        let mark = partial.map(|(done, count)| {
+            serde_json::json!({ "partial": true, "tests": done, "tests_in_all": count }).to_string()
+        });
+        let comma = if self.written > 0 { ",\n" } else { "" };
+        match (self.output, mark) {
+            (Output::Json, Some(mark)) => writeln!(self.out, "{comma}{mark}\n]"),
+            (Output::Json, None) if self.written > 0 => writeln!(self.out, "\n]"),
+            (Output::Json, None) => writeln!(self.out, "]"),
+            (Output::Jsonl, Some(mark)) => writeln!(self.out, "{mark}"),
+            (Output::Md, _) => {
+                if let Some((done, count)) = partial {
+                    writeln!(self.out, "\npartial: {done} of {count} tests")?;
+                }
+                writeln!(
+                    self.out,
+                    "\nsterna {} on {}, {}",
+                    self.subject.build_version,
+                    self.subject.cpu_info,
+                    text::timestamp(text::now())
+                )
+            }
+            (Output::Csv | Output::Jsonl, _) => Ok(()),
+        }?;
+        self.out.flush()
     }
 }
 
-/// A row of the Markdown table, cells padded so that it also reads as plain text.
-fn line(out: &mut dyn Write, cells: impl Iterator<Item = String>) -> io::Result<()> {
+/// A row of the Markdown table; without a test, only what is the same in every row.
+fn cells(subject: &Subject, test: Option<(&Test, &Row<'_>)>) -> [String; MD.len()] {
+    let of = |cell: &dyn Fn(&Test, &Row<'_>) -> String| test.map_or(String::new(), |(test, row)| cell(test, row));
+    [
+        text::plain(&subject.model_type, 40),
+        text::bytes(subject.model_size),
+        text::count(subject.model_n_params),
+        subject.backends.clone(),
+        of(&|test, _| test.threads.to_string()),
+        subject.kernel.clone(),
+        of(&|test, _| test.name()),
+        of(&|_, row| format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts)),
+        of(&|_, row| format!("{:.1}", row.gops)),
+        of(&|_, row| format!("{:.1}", row.gb_per_s)),
+    ]
+}
+
+/// The chosen columns of a row of the Markdown table, cells padded so that it also reads as plain text.
+fn line(out: &mut dyn Write, columns: &[usize], cells: [String; MD.len()]) -> io::Result<()> {
     let mut text = String::from("|");
-    for (cell, (_, width, right)) in cells.zip(MD) {
+    for (cell, (_, width, right)) in columns.iter().map(|&i| (&cells[i], MD[i])) {
         text += &if right { format!(" {cell:>width$} |") } else { format!(" {cell:<width$} |") };
     }
     writeln!(out, "{text}")
@@ -236,6 +270,7 @@ fn line(out: &mut dyn Write, cells: impl Iterator<Item = String>) -> io::Result<
 fn fields(row: &Row<'_>) -> io::Result<Vec<(String, String)>> {
     // Through text, as only the serializer keeps the order of the fields.
     let names = [
+        "build_commit",
         "build_version",
         "cpu_info",
         "backends",
@@ -278,8 +313,9 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    fn report(output: Output) -> String {
+    fn report(output: Output, width: Option<usize>, partial: Option<(usize, usize)>) -> String {
         let subject = Subject {
+            build_commit: "c0ffee".into(),
             build_version: "0.1.0".into(),
             cpu_info: "A \"fast\" CPU".into(),
             backends: "CPU".into(),
@@ -290,7 +326,7 @@ mod tests {
             model_n_params: 1_720_574_976,
         };
         let mut out = Vec::new();
-        let mut report = Report::begin(&mut out, output, subject).unwrap();
+        let mut report = Report::begin(&mut out, output, subject, width).unwrap();
         let second = 1_000_000_000;
         for (prompt, generated) in [(512, 0), (0, 128)] {
             report
@@ -305,13 +341,13 @@ mod tests {
                 })
                 .unwrap();
         }
-        report.finish().unwrap();
+        report.finish(partial).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn markdown_has_the_columns_of_llama_bench() {
-        let text = report(Output::Md);
+        let text = report(Output::Md, None, None);
         let cells = |i: usize| {
             let line = text.lines().nth(i).unwrap();
             line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
@@ -328,8 +364,28 @@ mod tests {
     }
 
     #[test]
+    fn where_the_screen_is_narrow_what_is_the_same_stands_above() {
+        let text = report(Output::Md, Some(80), None);
+        assert!(text.starts_with("qwen3 1.7B TQ2_0, 436.0 MiB, 1.72 B, CPU, avx2\n\n| threads |"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("pp512 |    384.00 ± 181.02 |    200.0 |     4.0 |"), "{text}");
+        assert_eq!(report(Output::Md, Some(200), None).lines().next(), report(Output::Md, None, None).lines().next());
+    }
+
+    #[test]
+    fn partial_results_say_so() {
+        let partial = Some((2, 4));
+        assert!(report(Output::Md, None, partial).contains("\npartial: 2 of 4 tests\n"));
+        let mark = serde_json::json!({ "partial": true, "tests": 2, "tests_in_all": 4 });
+        let array: serde_json::Value = serde_json::from_str(&report(Output::Json, None, partial)).unwrap();
+        assert_eq!((array.as_array().unwrap().len(), &array[2]), (3, &mark));
+        assert_eq!(report(Output::Jsonl, None, partial).lines().last(), Some(&*mark.to_string()));
+        assert_eq!(report(Output::Csv, None, partial).lines().count(), 3);
+    }
+
+    #[test]
     fn csv_has_one_value_per_name() {
-        let text = report(Output::Csv);
+        let text = report(Output::Csv, None, None);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         let columns = lines[0].split(',').count();
@@ -339,12 +395,12 @@ mod tests {
 
     #[test]
     fn json_parses_and_carries_the_samples() {
-        let array: serde_json::Value = serde_json::from_str(&report(Output::Json)).unwrap();
+        let array: serde_json::Value = serde_json::from_str(&report(Output::Json, None, None)).unwrap();
         assert_eq!(array.as_array().unwrap().len(), 2);
         assert_eq!(array[0]["n_prompt"], 512);
         assert_eq!(array[1]["samples_ns"].as_array().unwrap().len(), 2);
         assert_eq!(array[1]["kernel"], "avx2");
-        let lines = report(Output::Jsonl);
+        let lines = report(Output::Jsonl, None, None);
         assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
     }
 }

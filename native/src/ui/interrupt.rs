@@ -1,18 +1,39 @@
-//! Ctrl-C. While something is under way that can stop by itself, the first press asks it to and the second ends the
-//! process; at any other time the first press ends it.
+//! Ctrl-C. While something is under way that can stop by itself, the first press asks it to stop and the second ends the
+//! process. At any other time the first press ends the process. Either way the exit code is 130.
 
+use std::io::{self, IsTerminal};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::fetch::FetchError;
+use crate::hub::HubError;
 
 /// The exit code of a process ended by Ctrl-C.
 pub const EXIT_CODE: u8 = 130;
 
 /// Work was stopped with Ctrl-C, and what it had done is kept.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Default, thiserror::Error)]
 #[error("stopped with Ctrl-C{}", if .then.is_empty() { String::new() } else { format!("; {}", .then) })]
 pub struct Interrupted {
-    /// How to go on.
+    /// What is kept, what is partial, or how to go on; may be empty.
     pub then: String,
+}
+
+impl Interrupted {
+    /// Stopped after `done` of `count` things: `partial: 3 of 1,059 chunks`.
+    pub fn partial(done: usize, count: usize, things: &str) -> Self {
+        let thousands = super::text::thousands;
+        Self { then: format!("partial: {} of {} {things}", thousands(done as u64), thousands(count as u64)) }
+    }
+}
+
+/// Whether an error says that Ctrl-C was pressed.
+pub fn is_interrupted(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Interrupted>()
+            || matches!(cause.downcast_ref(), Some(FetchError::Interrupted))
+            || matches!(cause.downcast_ref(), Some(HubError::Fetch(FetchError::Interrupted)))
+    })
 }
 
 /// Works that are under way and look at [`Busy::requested`].
@@ -25,12 +46,17 @@ static INSTALL: Once = Once::new();
 #[derive(Debug)]
 pub struct Busy(());
 
-/// Says that work is under way until the value is dropped, and that it will look at [`Busy::requested`] often.
-pub fn busy() -> Busy {
+/// Takes over Ctrl-C for the whole process.
+pub fn install() {
     INSTALL.call_once(|| {
         // Where no handler can be set, Ctrl-C ends the process, as it does without one.
         let _ = ctrlc::set_handler(pressed);
     });
+}
+
+/// Says that work is under way until the value is dropped, and that it will look at [`Busy::requested`] often.
+pub fn busy() -> Busy {
+    install();
     if BUSY.fetch_add(1, Ordering::SeqCst) == 0 {
         PRESSES.store(0, Ordering::SeqCst);
     }
@@ -41,6 +67,14 @@ impl Busy {
     /// Whether Ctrl-C was pressed.
     pub fn requested(&self) -> bool {
         PRESSES.load(Ordering::SeqCst) > 0
+    }
+
+    /// An [`Interrupted`] if Ctrl-C was pressed.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        if self.requested() { Err(Interrupted::default()) } else { Ok(()) }
     }
 }
 
@@ -53,6 +87,28 @@ impl Drop for Busy {
 fn pressed() {
     let earlier = PRESSES.fetch_add(1, Ordering::SeqCst);
     if BUSY.load(Ordering::SeqCst) == 0 || earlier > 0 {
+        // The shell's prompt goes on a line of its own, after a bar or half a line.
+        if io::stderr().is_terminal() {
+            eprintln!();
+        }
         std::process::exit(i32::from(EXIT_CODE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn interruptions_are_known_below_any_context() {
+        let error: Result<(), _> = Err(Interrupted::partial(3, 1059, "chunks"));
+        let error = error.context("m.gguf").unwrap_err();
+        assert!(is_interrupted(&error));
+        assert!(format!("{error:#}").ends_with("stopped with Ctrl-C; partial: 3 of 1,059 chunks"));
+        assert!(is_interrupted(&HubError::Fetch(FetchError::Interrupted).into()));
+        assert!(is_interrupted(&FetchError::Interrupted.into()));
+        assert!(!is_interrupted(&anyhow::anyhow!("stopped with Ctrl-C")));
     }
 }

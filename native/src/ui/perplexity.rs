@@ -84,11 +84,12 @@ impl Estimate {
         out.flush()
     }
 
-    /// `Final estimate: PPL = 5.2345 +/- 0.01234`, and a line with the loss in its other units.
-    pub fn write_final(&self, out: &mut dyn Write) -> io::Result<()> {
+    /// `Final estimate: PPL = 5.2345 +/- 0.01234`, and a line with the loss in its other units. `title` is what stands before the
+    /// colon.
+    pub fn write_result(&self, out: &mut dyn Write, title: &str) -> io::Result<()> {
         match self.error {
-            Some(error) => writeln!(out, "Final estimate: PPL = {:.4} +/- {error:.5}", self.perplexity)?,
-            None => writeln!(out, "Final estimate: PPL = {:.4}", self.perplexity)?,
+            Some(error) => writeln!(out, "{title}: PPL = {:.4} +/- {error:.5}", self.perplexity)?,
+            None => writeln!(out, "{title}: PPL = {:.4}", self.perplexity)?,
         }
         write!(out, "Loss: {:.4} nats per token", self.nats_per_token)?;
         if let (Some(nats), Some(bits)) = (self.nats_per_character, self.bits_per_byte) {
@@ -123,7 +124,7 @@ mod tests {
         assert!((estimate.error.unwrap() - 2_f64.exp()).abs() < 1e-12);
         let mut out = Vec::new();
         estimate.write_running(&mut out, 1).unwrap();
-        estimate.write_final(&mut out).unwrap();
+        estimate.write_result(&mut out, "Final estimate").unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "[1]7.3891,Final estimate: PPL = 7.3891 +/- 7.38906\n\

@@ -1,6 +1,6 @@
 //! Text that appears as it is generated, and how fast it did.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use crate::Out;
@@ -11,18 +11,38 @@ pub struct Printer<'a> {
     started: Instant,
     prompt: Option<(usize, Duration)>,
     generated: usize,
+    /// Whether what was written last ended a line.
+    line_ended: bool,
 }
 
 impl<'a> Printer<'a> {
     /// The clock starts now, with the prompt about to be read.
     pub fn new(out: &'a mut Out) -> Self {
-        Self { out, started: Instant::now(), prompt: None, generated: 0 }
+        Self { out, started: Instant::now(), prompt: None, generated: 0, line_ended: true }
     }
 
     /// Writes text that is not generated, such as the prompt.
     pub fn echo(&mut self, text: &str) -> io::Result<()> {
         self.out.write_all(text.as_bytes())?;
+        if !text.is_empty() {
+            self.line_ended = text.ends_with('\n');
+        }
         self.out.flush()
+    }
+
+    /// Ends the line that the text is in, if it is in one, so that what is said on stderr stands on its own. To a pipe or a file goes
+    /// the text and nothing else.
+    pub fn end_line(&mut self) -> io::Result<()> {
+        if self.line_ended {
+            return Ok(());
+        }
+        if io::stdout().is_terminal() {
+            self.echo("\n")?;
+        } else if together() {
+            eprintln!();
+            self.line_ended = true;
+        }
+        Ok(())
     }
 
     /// The prompt of `tokens` has been read; what follows is generation.
@@ -44,6 +64,23 @@ impl<'a> Printer<'a> {
         let (prompt, reading) = self.prompt.unwrap_or_default();
         Speed { prompt, reading, generated: self.generated, generating: self.started.elapsed().saturating_sub(reading) }
     }
+}
+
+/// Whether stdout and stderr go to the same file or pipe, as with `2>&1`.
+pub fn together() -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::fd::{AsFd, BorrowedFd};
+        use std::os::unix::fs::MetadataExt;
+        let place = |end: BorrowedFd<'_>| {
+            let file: std::fs::File = end.try_clone_to_owned().ok()?.into();
+            file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+        };
+        let (out, error) = (place(io::stdout().as_fd()), place(io::stderr().as_fd()));
+        out.is_some() && out == error
+    }
+    #[cfg(not(unix))]
+    false
 }
 
 /// How many tokens took how long.

@@ -1,6 +1,8 @@
-//! Sizes, dates and tables as text.
+//! Sizes, numbers, times and dates as text; tables are in [`table`].
 
-use std::io::{self, Write};
+use std::time::Duration;
+
+pub use super::table::{Align, table, width};
 
 /// Bytes as people read them: `436.2 MiB`.
 pub fn bytes(n: u64) -> String {
@@ -21,6 +23,41 @@ pub fn count(n: u64) -> String {
         1_000_000.. => format!("{:.2} M", n as f64 / 1e6),
         1_000.. => format!("{:.2} K", n as f64 / 1e3),
         _ => n.to_string(),
+    }
+}
+
+/// A whole number with commas: `1,059`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A time as people say it: `45 s`, `12 min`, `3 h 20 min`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    match seconds {
+        0..100 => format!("{seconds} s"),
+        100..5_400 => format!("{} min", (seconds + 30) / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// How the size changed: `3.20 times smaller`, `3.23 times larger`, `the same size`.
+pub fn resized(before: u64, after: u64) -> String {
+    let times = |a: u64, b: u64| format!("{:.2}", a as f64 / (b as f64).max(1.0));
+    match () {
+        () if before >= after && times(before, after) == "1.00" || before < after && times(after, before) == "1.00" => {
+            "the same size".to_owned()
+        }
+        () if before > after => format!("{} times smaller", times(before, after)),
+        () => format!("{} times larger", times(after, before)),
     }
 }
 
@@ -53,37 +90,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day_of_year - (153 * shifted + 2) / 5 + 1)
 }
 
-/// Whether a column's cells stand left or right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Align {
-    /// Names.
-    Left,
-    /// Numbers.
-    Right,
-}
-
-/// Writes rows under headings, columns as wide as their widest cell, two spaces between.
-pub fn table(out: &mut dyn Write, columns: &[(&str, Align)], rows: &[Vec<String>]) -> io::Result<()> {
-    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> =
-        columns.iter().enumerate().map(|(i, (title, _))| width(i).max(title.chars().count())).collect();
-    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
-        for ((cell, (_, align)), width) in cells.zip(columns).zip(&widths) {
-            match align {
-                Align::Left => text += &format!("{cell:<width$}  "),
-                Align::Right => text += &format!("{cell:>width$}  "),
-            }
-        }
-        writeln!(out, "{}", text.trim_end())
-    };
-    line(&mut columns.iter().map(|(title, _)| *title))?;
-    for row in rows {
-        line(&mut row.iter().map(String::as_str))?;
-    }
-    Ok(())
-}
-
 /// `text` for a terminal: control characters, which a file's author could use to rewrite the screen, are escaped, and
 /// what exceeds `max` characters is cut.
 pub fn plain(text: &str, max: usize) -> String {
@@ -111,20 +117,33 @@ mod tests {
     }
 
     #[test]
+    fn numbers_times_and_ratios_read_well() {
+        for (n, text) in [(0, "0"), (999, "999"), (1_059, "1,059"), (12_345_678, "12,345,678")] {
+            assert_eq!(thousands(n), text);
+        }
+        for (seconds, text) in
+            [(0.4, "0 s"), (99.4, "99 s"), (100.0, "2 min"), (5_399.0, "90 min"), (5_400.0, "1 h 30 min")]
+        {
+            assert_eq!(duration(Duration::from_secs_f64(seconds)), text);
+        }
+        for ((before, after), text) in [
+            ((320, 100), "3.20 times smaller"),
+            ((31, 100), "3.23 times larger"),
+            ((1000, 1001), "the same size"),
+            ((1001, 1000), "the same size"),
+            ((0, 5), "5.00 times larger"),
+        ] {
+            assert_eq!(resized(before, after), text);
+        }
+    }
+
+    #[test]
     fn dates_are_right_around_leap_days() {
         assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
         assert_eq!(timestamp(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(timestamp(1_709_251_199), "2024-02-29T23:59:59Z");
         assert_eq!(day(1_709_251_200), "2024-03-01");
         assert_eq!(day(4_107_542_400), "2100-03-01");
-    }
-
-    #[test]
-    fn tables_align() {
-        let mut out = Vec::new();
-        let rows = [vec!["a".into(), "10".into()], vec!["long".into(), "5".into()]];
-        table(&mut out, &[("name", Align::Left), ("n", Align::Right)], &rows).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "name   n\na     10\nlong   5\n");
     }
 
     #[test]
