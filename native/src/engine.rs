@@ -41,6 +41,7 @@ pub fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Resu
 pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Model> {
     let busy = interrupt::busy();
     let clock = Instant::now();
+    message::detail(|| format!("loading {}", path.display()));
     let source = Source::open(path)?;
     let options = LoadOptions { kernel: kernel.map(str::to_owned) };
     let of_file = || path.display().to_string();

@@ -4,8 +4,12 @@ mod basics;
 mod bench;
 mod convert;
 mod data;
+mod docs;
 mod images;
 mod inspect;
+#[cfg(unix)]
+mod interrupt;
+mod looks;
 mod models;
 mod pull;
 mod qat;

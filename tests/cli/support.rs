@@ -12,15 +12,34 @@ use sterna_core::gguf::{Gguf, Metadata, TensorDecl, Writer};
 
 /// `sterna`, without anything that the surroundings might set.
 pub fn sterna() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sterna"));
-    for variable in
-        ["STERNA_KERNEL", "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "STERNA_CACHE", "STERNA_DATA_MIRROR"]
-    {
+    Command::from_std(process())
+}
+
+/// The same for a test that looks at it while it runs.
+pub fn process() -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sterna"));
+    for variable in [
+        "COLUMNS",
+        "HF_ENDPOINT",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "NO_COLOR",
+        "STERNA_CACHE",
+        "STERNA_DATA_MIRROR",
+        "STERNA_KERNEL",
+    ] {
         command.env_remove(variable);
     }
     // Nothing of this machine's user is read or written.
     command.env("STERNA_CACHE", "/nonexistent/cache").env("HF_TOKEN_PATH", "/nonexistent/token");
     command
+}
+
+/// A model that ships.
+pub fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name)
 }
 
 /// What a finished command wrote to stdout.

@@ -17,6 +17,7 @@ use sterna_core::ternary::{QuantizedRows, TernaryBuilder, TernaryMatrix};
 use super::Spread;
 use crate::engine;
 use crate::ui::interrupt::Busy;
+use crate::ui::message;
 
 /// Layers of models: model, layer, output features, input features. Sizes are those of Qwen3-1.7B, BitNet b1.58 2B-4T and
 /// Llama-3-8B (the shape of Llama3-8B-1.58).
@@ -161,6 +162,9 @@ pub fn measure(
         };
         let x: Vec<f32> = (0..shape.tokens * shape.cols).map(|_| numbers.next() as f32 / 2e9 - 0.5).collect();
         for &threads in &settings.threads {
+            message::detail(|| {
+                format!("measuring {}x{}x{} on {threads} threads", shape.rows, shape.cols, shape.tokens)
+            });
             let rows = engine::with_threads(threads, |exec| product(shape, &m, &x, threads, &exec, settings, busy))??;
             match rows {
                 Some(rows) => done(rows)?,

@@ -137,6 +137,7 @@ pub fn here(path: &Path, settings: &Settings, busy: &Busy) -> Result<Option<Meas
 /// # Errors
 /// If this program cannot be run again; what went wrong there.
 pub fn in_a_process(path: &Path, settings: &Settings, busy: &Busy) -> Result<Option<Measured>> {
+    message::detail(|| format!("measuring {}", path.display()));
     let program = std::env::current_exe().context("cannot tell where this program is, to run it again")?;
     let mut command = Command::new(&program);
     command.args(["bench", "gguf", HERE]);

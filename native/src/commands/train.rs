@@ -167,7 +167,7 @@ pub struct ImageOptions {
     /// Those of every run.
     #[command(flatten)]
     pub run: RunOptions,
-    /// A few minutes of training rather than half an hour; what other options say goes before it.
+    /// 600 steps instead of 8,000: 98.9 % on MNIST in 19 seconds on two cores. Other options go before it.
     #[arg(long)]
     pub quick: bool,
     /// A layer of the net, given once for each from first to last, as in "conv 16 5x5 stride 1 pad 2" (docs/image-classifier.md).

@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 pub use catalogue::{CATALOGUE, DataFile, DataSet};
 
 use crate::fetch::{self, Client, Event, RemoteFile, Watcher};
+use crate::ui::message;
 
 /// The most bytes one file may hold when uncompressed; the largest in the catalogue has 47 MB.
 const MAX_CONTENT: u64 = 1 << 30;
@@ -257,6 +258,7 @@ fn locate_in(set: &DataSet, data_dir: Option<&Path>, others: &[Option<PathBuf>])
     for root in &roots {
         let itself = data_dir.map(Path::to_owned);
         if let Some(found) = set.folders_in(root).chain(itself).find_map(|folder| found_in(set, &folder)) {
+            message::detail(|| format!("the data set {} is {}", set.name, found.display()));
             return Ok(found);
         }
     }

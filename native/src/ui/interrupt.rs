@@ -4,7 +4,9 @@
 use std::io::{self, IsTerminal};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use super::message;
 use crate::fetch::FetchError;
 use crate::hub::HubError;
 
@@ -35,6 +37,9 @@ pub fn is_interrupted(error: &anyhow::Error) -> bool {
             || matches!(cause.downcast_ref(), Some(HubError::Fetch(FetchError::Interrupted)))
     })
 }
+
+/// Work that takes longer to stop is told to be stopping.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Works that are under way and look at [`Busy::requested`].
 static BUSY: AtomicUsize = AtomicUsize::new(0);
@@ -93,6 +98,13 @@ fn pressed() {
         }
         std::process::exit(i32::from(EXIT_CODE));
     }
+    // What is under way may be slow to stop: a person must know how to stop it at once.
+    std::thread::spawn(|| {
+        std::thread::sleep(PATIENCE);
+        if BUSY.load(Ordering::SeqCst) > 0 && PRESSES.load(Ordering::SeqCst) == 1 {
+            message::line("stopping; Ctrl-C once more ends the program at once");
+        }
+    });
 }
 
 #[cfg(test)]

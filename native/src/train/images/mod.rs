@@ -149,7 +149,7 @@ impl ImagesConfig {
         }
     }
 
-    /// The same in a few minutes.
+    /// The same in 600 steps.
     pub fn quick(&mut self) {
         self.run.schedule.steps = 600;
         self.run.schedule.warmup_steps = 50;
