@@ -6,7 +6,6 @@ use std::time::Instant;
 use clap::Args;
 use sterna::bench::Spread;
 use sterna::train::optimizer::{Optimizer, OptimizerConfig};
-use sterna::train::text::model::About;
 use sterna::train::text::{TextConfig, TextTask};
 use sterna::train::trainer::{Step, Task};
 
@@ -35,7 +34,7 @@ pub fn run(args: &Training) -> anyhow::Result<()> {
     let text: String = (0u32..65 * 40 * args.tokens as u32)
         .map(|i| char::from(b' ' + (i.wrapping_mul(2_654_435_761) >> 16).rem_euclid(65) as u8))
         .collect();
-    let task = TextTask::new(config.clone(), &text, "", None, About::default())?;
+    let task = TextTask::new(config.clone(), &text, "", &|_| Ok(()))?;
     let mut optimizer = Optimizer::new(OptimizerConfig::default(), task.parameters());
     let products = Products::of(&config, task.tokenizer().vocabulary())?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build()?;

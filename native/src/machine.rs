@@ -20,16 +20,42 @@ pub fn peak_resident_bytes() -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// The memory that this process may use, swap included, in bytes; `None` where the system does not tell.
-pub fn memory_bytes() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let field = |key: &str| -> Option<u64> {
-        let line = info.lines().find_map(|line| line.strip_prefix(key))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-    };
-    let all = field("MemTotal:")? + field("SwapTotal:").unwrap_or(0);
+/// The memory that this process can still get, free swap and what the system would give back included, in bytes; `None` where the
+/// system does not tell.
+pub fn available_memory() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let free = free_in(&read("/proc/meminfo")?)?;
     // A container's limit; `max` is none.
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = limit.and_then(|limit| limit.trim().parse::<u64>().ok());
-    Some(limit.map_or(all, |limit| limit.min(all)))
+    let number = |name: &str| read(&format!("/sys/fs/cgroup/{name}"))?.trim().parse::<u64>().ok();
+    let left = number("memory.max").map(|limit| {
+        let files = read("/sys/fs/cgroup/memory.stat").and_then(|stat| field(&stat, "inactive_file ")).unwrap_or(0);
+        let held = number("memory.current").unwrap_or(0).saturating_sub(files);
+        limit.saturating_sub(held)
+    });
+    Some(left.map_or(free, |left| left.min(free)))
+}
+
+/// What is free by the text of `/proc/meminfo`.
+fn free_in(info: &str) -> Option<u64> {
+    let kilobytes = |key: &str| field(info, key).map(|kilobytes| kilobytes.saturating_mul(1024));
+    Some(kilobytes("MemAvailable:")?.saturating_add(kilobytes("SwapFree:").unwrap_or(0)))
+}
+
+/// The number after `key` in lines of names and numbers.
+fn field(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_what_the_system_says_with_swap() {
+        let info = "MemTotal:       24576 kB\nMemFree:  100 kB\nMemAvailable:   2048 kB\nSwapTotal: 900 kB\nSwapFree:  512 kB\n";
+        assert_eq!(free_in(info), Some(2560 * 1024));
+        assert_eq!(free_in("MemTotal: 1 kB\n"), None);
+        assert_eq!(available_memory().is_some(), cfg!(target_os = "linux"));
+    }
 }

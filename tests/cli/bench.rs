@@ -219,8 +219,9 @@ fn checkpoints_are_trained_too_and_all_is_measured_on_what_was_not_trained_on() 
     assert!(report["qat"].is_null() && report["run_qat"] == true && report["ptq"]["ppl"].is_number());
     assert!(String::from_utf8_lossy(&output.stderr).contains("so qat is null: a BitNet was trained ternary"));
     for (words, said) in [
-        (&["--train-split", "0"][..], "--train-split 0 is no share"),
-        (&["--train-split", "1"], "--train-split 1 is no share"),
+        (&["--train-split", "0"][..], "--train-split is 0; give a share of the text above 0 and below 1"),
+        (&["--train-split", "1"], "--train-split is 1; give a share"),
+        (&["--learning-rate", "-1"], "--learning-rate is -1; give a number above 0"),
         (&["--keep", "*o_proj*"], "--keep goes not with --run-qat"),
         (&["--train-split", "0.99"], "fewer than one sequence of 256"),
         (&["--seq-len", "2000"], "context is 256"),
@@ -229,6 +230,21 @@ fn checkpoints_are_trained_too_and_all_is_measured_on_what_was_not_trained_on() 
         command.args(["bench", "model"]).arg(fixture("llama")).args(["-c", "32", "--run-qat", "--text"]).arg(&text);
         command.args(words).assert().code(1).stderr(predicate::str::contains(said));
     }
+}
+
+/// The command of another toolkit's benchmark, word for word but for its program, model and text.
+#[test]
+fn the_micro_run_of_another_toolkit_is_understood() {
+    let dir = TempDir::new().unwrap();
+    let (text, out) = (text(&dir), dir.path().join("gpt2_ptq_qat.json"));
+    let mut command = sterna();
+    command.args(["bench", "model", "--model-id"]).arg(fixture("gpt2")).arg("--dataset-name").arg(&text);
+    command.args("--device auto --dtype float32 --max-eval-tokens 32 --eval-texts 8 --max-new-tokens 4".split(' '));
+    command.args("--run-qat --qat-steps 5 --train-split train[:30] --batch-size 2 --seq-len 32 --json-output".split(' '));
+    stdout(command.arg(&out));
+    let report = json(&std::fs::read_to_string(&out).unwrap());
+    assert_eq!((&report["train_split"], &report["device"]), (&"train[:30]".into(), &"cpu".into()));
+    assert!(report["qat"]["ppl"].is_number() && report["qat"]["tok_s"].is_number(), "{report}");
 }
 
 #[test]
@@ -269,12 +285,32 @@ fn less_is_measured_where_less_is_asked_for() {
     }
     for (words, code, said) in [
         (&["--quant", "F16"][..], 1, "--quant F16 is not ternary"),
-        (&["--device", "cuda"], 2, "possible values: cpu"),
+        (&["--device", "cuda"], 2, "possible values: cpu, auto"),
+        (&["--max-eval-tokens", "3"], 2, "give a whole number, at least 4"),
+        (&["--train-split", "train[:x]"], 2, "is no part of a data set"),
+        (&["--train-split", "test[:2]"], 1, "it has no split test"),
         (&["--rule", "best"], 2, "no quantization method"),
-        (&["--max-eval-tokens", "5"], 1, "the text has 5 tokens, a chunk 16"),
         (&["--max-new-tokens", "9999"], 1, "--max-new-tokens 9999 does not fit the model's context of 256"),
     ] {
         model(words).assert().code(code).stderr(predicate::str::contains(said));
+    }
+    // No speed, as with --skip-latency; and no chunk is larger than what is asked for.
+    for (tokens, context) in [("5", "5"), ("32", "16"), ("128", "16")] {
+        let report = json(&stdout(&mut model(&["--max-new-tokens", "0", "--max-eval-tokens", tokens, "--json"])));
+        assert!(report["baseline"]["tok_s"].is_null() && report["max_new_tokens"] == 0);
+        let ppl = report["baseline"]["ppl"].as_f64().unwrap();
+        let (first, file) = (dir.path().join("first.txt"), dir.path().join("baseline.gguf"));
+        let mut convert = sterna();
+        convert.arg("convert").arg(fixture("llama")).arg("-o").arg(&file).args(["--quant", "BF16"]);
+        stdout(convert.args(["--token-embedding-type", "BF16", "--output-type", "BF16"]));
+        // So many tokens of the text, as the command for them cuts it.
+        let whole = std::fs::read_to_string(&text).unwrap();
+        std::fs::write(&first, &whole).unwrap();
+        let mut command = sterna();
+        command.args(["perplexity", "--json", "-c", context, "--chunks"]);
+        command.arg((tokens.parse::<usize>().unwrap() / context.parse::<usize>().unwrap()).to_string());
+        let alone = json(&stdout(command.arg("-m").arg(&file).arg("-f").arg(&first)))["perplexity"].as_f64().unwrap();
+        assert!((ppl / alone - 1.0).abs() < 1e-12, "{tokens}: {ppl} {alone}");
     }
     let mut command = sterna();
     command.args(["bench", "model"]).arg(dir.path()).arg("--text").arg(&text);

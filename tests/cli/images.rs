@@ -55,6 +55,12 @@ fn a_classifier_is_trained_and_measured() {
     }
     train(&["--steps", "60"]).assert().failure().stderr(predicates::str::contains("--resume"));
     train(&["--steps", "70", "--resume"]).assert().failure().stderr(predicates::str::contains("steps was 60"));
+    // The folder knows the rest, also where the data is.
+    let mut again = sterna();
+    again.env_remove("STERNA_DATA_DIR").args(["train", "--resume", "--json", "--out"]).arg(&out);
+    let resumed: Value = serde_json::from_str(&stdout(&mut again)).unwrap();
+    assert_eq!(resumed["held_out"], outcome["held_out"]);
+    again.args(["--width", "64"]).assert().failure().stderr(predicates::str::contains("an image classifier"));
 
     let eval = |more: &[&str]| {
         let mut command = sterna();
@@ -114,6 +120,37 @@ fn quantizations_are_compared_in_files() {
     command.arg("--json");
     let report: Value = serde_json::from_str(&stdout(&mut command)).unwrap();
     assert_eq!((report["rows"].as_array().unwrap().len(), report["configurations"].as_array().unwrap().len()), (8, 10));
+}
+
+/// The command of another toolkit's benchmark: epochs, a threshold, one table in one file.
+#[test]
+fn the_suite_of_another_toolkit_is_understood() {
+    let dir = tempfile::tempdir().unwrap();
+    data_set(dir.path(), "fashion-mnist");
+    let (out, csv) = (dir.path().join("out"), dir.path().join("tables/fashion_mnist_quantization.csv"));
+    let mut command = sterna();
+    command.args(["bench", "quantization", "--batch-size", "20", "--fp32-epochs", "2", "--qat-epochs", "1"]).args(NET);
+    command.args(["--threshold", "0.45", "--device", "cpu", "--data-dir"]).arg(dir.path().join("fashion-mnist"));
+    command.arg("--output").arg(&csv).arg("--out").arg(&out);
+    stdout(&mut command);
+    let table = std::fs::read_to_string(&csv).unwrap();
+    assert!(table.starts_with("mode,accuracy,loss,latency_s,bytes\nfp32,"), "{table}");
+    assert_eq!(table, std::fs::read_to_string(out.join("fashion-mnist.csv")).unwrap());
+    let settings = |row: &str| std::fs::read_to_string(out.join("fashion-mnist").join(row).join("config.toml")).unwrap();
+    // 200 images in batches of 20.
+    assert!(settings("fp32").contains("\nsteps = 20\n") && settings("qat").contains("\nsteps = 10\n"));
+    assert!(settings("qat").contains("method = \"threshold:0.45\""));
+    assert!(!out.join("fashion-mnist/absmean-64").exists());
+    for (words, said) in [
+        (&["--threshold", "1.5"][..], "--threshold is 1.5; give a number from 0 up to"),
+        (&["--data", "mnist,fashion-mnist"], "is the table of one data set, but --data names 2"),
+        (&["--fp32-epochs", "0"], "give a whole number, at least 1"),
+        (&["--device", "cuda"], "possible values: cpu, auto"),
+    ] {
+        let mut command = sterna();
+        command.args(["bench", "quantization", "--output"]).arg(&csv).arg("--data-dir").arg(dir.path()).args(words);
+        command.assert().failure().stderr(predicates::str::contains(said));
+    }
 }
 
 #[test]

@@ -127,6 +127,42 @@ fn a_float_model_of_our_own_goes_all_the_way() {
     }
 }
 
+/// The words of other ternary toolkits, and a run that goes on from its folder alone.
+#[test]
+fn flags_of_other_toolkits_are_understood_and_a_run_goes_on_without_settings() {
+    let dir = TempDir::new().unwrap();
+    let (plain, _) = texts(&dir);
+    let (out, report) = (dir.path().join("out"), dir.path().join("report.json"));
+    let mut command = sterna();
+    command.arg("qat").arg("--model-id").arg(fixture("gpt2")).arg("--dataset-name").arg(&plain).arg("--output-dir").arg(&out);
+    command.args("--train-split train[:300] --max-eval-tokens 20 --block-size 32 --batch-size 2 --steps 6".split(' '));
+    command.args(["--threshold", "0.45", "--device", "auto", "--json-output"]).arg(&report);
+    let assert = command.assert().success();
+    let said = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(said.contains("not of --seq-len 32, as --max-eval-tokens asks for no more"), "{said}");
+    let outcome = json(&std::fs::read_to_string(&report).unwrap());
+    assert_eq!(outcome["steps"], 6);
+    let lines = std::fs::read_to_string(&plain).unwrap();
+    let held_out = std::fs::read_to_string(out.join("held-out.txt")).unwrap();
+    let rest = lines.split_inclusive('\n').skip(300).collect::<String>();
+    assert!(!held_out.is_empty() && rest.starts_with(&held_out), "{held_out}");
+
+    let again = |words: &[&str]| {
+        let mut command = sterna();
+        command.current_dir("/").args(["qat", "--out"]).arg(&out).args(words);
+        command
+    };
+    assert_eq!(json(&stdout(&mut again(&["--resume", "--json"])))["trained"], outcome["trained"]);
+    again(&["--resume", "--distill", "0.5"]).assert().code(1).stderr(predicate::str::contains("distill was 0.0 there and is 0.5 here"));
+    let model = std::fs::read(out.join("model.gguf")).unwrap();
+    std::fs::remove_file(out.join("model.gguf")).unwrap();
+    assert_eq!(json(&stdout(&mut again(&["--export-only", "--json"])))["step"], 6);
+    assert!(std::fs::read(out.join("model.gguf")).unwrap() == model);
+    let mut train = sterna();
+    train.args(["train", "--resume", "--out"]).arg(&out);
+    train.assert().code(1).stderr(predicate::str::contains("go on with `sterna qat --resume --out"));
+}
+
 #[test]
 fn what_cannot_be_is_said_in_one_line() {
     let dir = TempDir::new().unwrap();
@@ -143,7 +179,11 @@ fn what_cannot_be_is_said_in_one_line() {
     error("bitnet", &plain, "", "it was trained ternary");
     error("gpt2", &jsonl, "--seq-len 32", "line 1: there is no text under \"text\"; name the field with --text-field");
     error("gpt2", &broken, "--seq-len 32", "broken.parquet: it is no Parquet file, or is damaged");
-    error("gpt2", &plain, "--seq-len 32 --ternary-threshold 1.5", "--ternary-threshold 1.5 is no share");
+    error("gpt2", &plain, "--seq-len 32 --ternary-threshold 1.5", "--ternary-threshold is 1.5; give a share");
+    error("gpt2", &plain, "--seq-len 32 --lr -1", "--lr is -1; give a number above 0");
+    error("gpt2", &plain, "--seq-len 32 --max-eval-tokens 3", "give a whole number, at least 4");
+    error("gpt2", &plain, "--seq-len 32 --device mps", "possible values: cpu, auto");
+    error("gpt2", &plain, "--seq-len 32 --train-split train[3]", "is no part of a data set");
     error("gpt2", &plain, "--rule twn --ternary-threshold 0.5", "cannot be used with");
     error("gpt2", &plain, "--seq-len 32 --resume", "no checkpoint");
     assert!(!dir.path().join("x/model.gguf").exists());

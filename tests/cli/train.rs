@@ -95,6 +95,175 @@ fn a_killed_run_goes_on() {
     assert_eq!(logged, (1..=40).collect::<Vec<_>>());
 }
 
+/// A run in a process of its own, which writes a checkpoint and a line of the log after each step.
+fn begun(dir: &TempDir, steps: &str) -> (std::process::Child, std::path::PathBuf) {
+    let (text, out, config) = (text(dir), dir.path().join("run"), dir.path().join("c.toml"));
+    std::fs::write(&config, "[run]\ncheckpoint_seconds = 0\nlog_every = 1\n").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sterna"));
+    command.args(["train", "--text", &text, "--steps", steps, "--config"]).arg(&config).arg("--out").arg(&out).args(SHAPE);
+    let child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while logged(&out).len() < 3 && start.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (child, out)
+}
+
+/// The steps in a run's log.
+fn logged(out: &std::path::Path) -> Vec<u64> {
+    let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap_or_default();
+    let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines.map(|line| json(line)["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_keeps_what_was_learned_and_the_run_goes_on_without_settings() {
+    let dir = TempDir::new().unwrap();
+    let (child, out) = begun(&dir, "60");
+    let interrupt = format!("kill -INT {}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    let folder = out.display();
+    for part in [
+        "stopped with Ctrl-C",
+        &format!("of 60 steps are done and saved in {folder}"),
+        &format!("sterna train --resume --out {folder}"),
+        &format!("sterna train --export-only --out {folder}"),
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    assert!(!out.join("model.gguf").exists());
+    // A line of the first step, although stderr is no terminal.
+    assert!(said.contains("step 1 of 60: loss ") && said.contains(" to go"), "{said}");
+
+    let again = |words: &[&str]| {
+        let mut command = sterna();
+        // From another folder: the run's settings name the text by its whole path.
+        command.current_dir("/").args(["train"]).args(words).arg("--out").arg(&out);
+        command
+    };
+    let made = json(&stdout(&mut again(&["--export-only", "--json"])));
+    let step = made["step"].as_u64().unwrap();
+    assert!((3..60).contains(&step) && made["steps"] == 60, "{made}");
+    stdout(sterna().arg("run").arg(out.join("model.gguf")).args(["-p", "the ", "-n", "5", "-s", "1"]));
+    // It has learned no more by that.
+    assert_eq!(logged(&out).last(), Some(&step));
+
+    for (words, said) in [
+        (&["--resume", "--steps", "61"][..], "run.schedule.steps was 60 there and is 61 here"),
+        (&["--resume", "--seed", "2"], "run.seed was 1 there and is 2 here"),
+        (&["--resume", "--width", "512"], "model.width was 256 there and is 512 here"),
+        (&["--steps", "60", "--text", "x"], "go on with --resume"),
+    ] {
+        again(words).assert().code(1).stderr(predicate::str::contains(said));
+    }
+    let mut qat = sterna();
+    qat.args(["qat", "--resume", "--out"]).arg(&out);
+    qat.assert().code(1).stderr(predicate::str::contains("settings"));
+    sterna().args(["train", "--resume"]).assert().code(1).stderr(predicate::str::contains("name its folder with --out"));
+
+    // What changes nothing that is learned may change.
+    let outcome = json(&stdout(&mut again(&["--resume", "--json", "--threads", "1", "--eval-every", "50"])));
+    assert_eq!(outcome["steps"], 60);
+    assert_eq!(logged(&out), (1..=60).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_is_used_by_one_run_and_keeps_the_files_of_another() {
+    let dir = TempDir::new().unwrap();
+    let (mut child, out) = begun(&dir, "100000");
+    let train = |words: &[&str]| {
+        let mut command = sterna();
+        command.args(["train", "--text", dir.path().join("text.txt").to_str().unwrap(), "--out"]).arg(&out);
+        command.args(SHAPE).args(words);
+        command
+    };
+    let process = format!("another run is at work in {} (process {})", out.display(), child.id());
+    for words in [&["--steps", "5"][..], &["--resume"], &["--export-only"]] {
+        train(words).assert().code(1).stderr(predicate::str::contains(process.as_str()));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The lock went with the process; its checkpoint is there.
+    train(&["--steps", "5"]).assert().code(1).stderr(predicate::str::contains("go on with --resume"));
+    std::fs::remove_file(out.join("checkpoint.safetensors")).unwrap();
+    train(&["--steps", "5"]).assert().code(1).stderr(predicate::str::contains("has files of another run (config.toml, log.jsonl)"));
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_refused_before_it_is_allocated() {
+    let dir = TempDir::new().unwrap();
+    let (text, out) = (text(&dir), dir.path().join("run"));
+    let mut command = sterna();
+    command.args(["train", "--text", &text, "--width", "1000000", "--group", "row", "--rule", "none", "--out"]).arg(&out);
+    let refused = predicate::str::contains("training needs about").and(predicate::str::contains("--batch-size"));
+    command.assert().code(1).stderr(refused);
+    // What fits is told.
+    let mut command = sterna();
+    command.args(["train", "--text", &text, "--steps", "3", "--out"]).arg(&out).args(SHAPE);
+    command.assert().success().stderr(predicate::str::contains("needs about").and(predicate::str::contains("weights")));
+}
+
+#[test]
+fn numbers_out_of_their_sense_are_refused_with_name_and_range() {
+    let dir = TempDir::new().unwrap();
+    let (text, out) = (text(&dir), dir.path().join("run"));
+    for (words, said) in [
+        ("--lr -1", "--lr is -1; give a number above 0"),
+        ("--lr nan", "--lr is NaN; give a number above 0"),
+        ("--lr 0", "--lr is 0; give a number above 0"),
+        ("--second-stage 3", "--second-stage is 3; give a number from 0 to 1"),
+        ("--weight-decay -0.1", "--weight-decay is -0.1; give a number, at least 0"),
+        ("--dropout 1", "--dropout is 1; give a number from 0 up to"),
+        ("--float-steps 60 --steps 50", "--float-steps is 60, but the run has 50 steps"),
+        ("--ternary-warmup-steps 60 --steps 50", "none of the 50 steps is left"),
+        ("--steps 0", "'--steps <N>': give a whole number, at least 1"),
+        ("--steps -5", "'--steps <N>': give a whole number, at least 1"),
+        ("--batch-size 0", "give a whole number, at least 1"),
+        ("--seq-len 3", "give a whole number, at least 4"),
+        ("--eval-every 0", "'--eval-every <N>': give a whole number, at least 1"),
+        ("--warmup-steps -1", "give a whole number, at least 0"),
+        ("--layers 0", "give a whole number, at least 1"),
+        ("--heads -4", "'--heads <N>': give a whole number, at least 1"),
+        ("--seed 9999999999999999999", "--seed is 9999999999999999999; give a whole number from 0 to 2^63 - 1"),
+        ("--device cuda", "possible values: cpu, auto"),
+    ] {
+        let mut command = sterna();
+        command.args(["train", "--text", &text, "--out"]).arg(&out).args(words.split(' '));
+        command.assert().failure().stderr(predicate::str::contains(said));
+    }
+    let config = dir.path().join("c.toml");
+    for (settings, said) in [
+        ("held_out = 2.0", "held_out is 2; give a share of the text, above 0 and below 1"),
+        ("[run.schedule]\nlr = nan", "--lr is NaN"),
+        ("[run.schedule]\nsteps = -3", "steps = -3"),
+        ("[run]\nlog_every = 0", "run.log_every is 0"),
+        ("[run.optimizer]\nbeta1 = 1.5", "run.optimizer.beta1 is 1.5"),
+        ("[model]\neps = 0.0", "model.eps is 0"),
+    ] {
+        std::fs::write(&config, settings).unwrap();
+        let mut command = sterna();
+        command.args(["train", "--text", &text, "--config"]).arg(&config).arg("--out").arg(&out);
+        command.assert().code(1).stderr(predicate::str::contains(said));
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_rare_character_at_the_end_is_told_and_trained_around() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("dash.txt");
+    let text = std::fs::read_to_string(text(&dir)).unwrap() + "the king — a fool\n";
+    std::fs::write(&path, text).unwrap();
+    let mut command = sterna();
+    command.arg("train").arg("--text").arg(&path).args(["--steps", "3", "--out"]).arg(dir.path().join("run")).args(SHAPE);
+    let said = predicate::str::contains("note: 1 character stands only in the part that is held out").and(predicate::str::contains("U+2014"));
+    command.assert().success().stderr(said);
+}
+
 #[test]
 fn what_cannot_be_is_said_in_one_line() {
     let dir = TempDir::new().unwrap();

@@ -18,8 +18,9 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::{Plan, Style};
 use crate::convert::{self, Options};
 use crate::train::finetune::{self, FinetuneConfig};
-use crate::train::text::documents::Documents;
+use crate::train::memory::admit;
 use crate::ui::interrupt::Busy;
+use crate::ui::message;
 use crate::{engine, perplexity};
 
 /// Runs of which the median is the speed, and runs before them.
@@ -72,35 +73,6 @@ pub fn float_format(dir: &Path) -> Result<Format> {
     Ok(if dtype == Some("bfloat16") { Format::BF16 } else { Format::F16 })
 }
 
-/// A text in two parts: to train on, and to measure with.
-pub struct Parts<'a> {
-    /// The first share.
-    pub training: &'a str,
-    /// What follows it, or the beginning of that.
-    pub evaluation: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    /// Cuts after a share of the characters. Of the rest, `samples` samples that are not blank are measured with at most.
-    pub fn of(documents: &'a Documents, share: f64, samples: Option<usize>) -> Self {
-        let (training, rest) = documents.cut(share, None);
-        let begin = training.len();
-        // The last line may have no end.
-        let ends = documents.ends.iter().copied().filter(|&end| end > begin).chain([documents.text.len()]);
-        let filled = ends.scan(begin, |from, end| {
-            let sample = &documents.text[std::mem::replace(from, end)..end];
-            Some((end, !sample.trim().is_empty()))
-        });
-        let mut filled = filled.filter(|(_, filled)| *filled).map(|(end, _)| end);
-        let evaluation = match samples.map(|samples| samples.checked_sub(1)) {
-            None => rest,
-            Some(None) => "",
-            Some(Some(last)) => filled.nth(last).map_or(rest, |end| &documents.text[begin..end]),
-        };
-        Self { training, evaluation }
-    }
-}
-
 /// How a model is trained.
 #[derive(Clone, Copy, Debug)]
 pub struct Training {
@@ -112,12 +84,14 @@ pub struct Training {
     pub seq_len: Option<usize>,
     /// Sequences of a batch; `None` is what `sterna qat` takes.
     pub batch_size: Option<usize>,
+    /// Train even where the machine seems to have too little memory.
+    pub force: bool,
 }
 
 impl Default for Training {
     fn default() -> Self {
         let schedule = FinetuneConfig::default().run.schedule;
-        Self { steps: schedule.steps, learning_rate: schedule.lr, seq_len: None, batch_size: None }
+        Self { steps: schedule.steps, learning_rate: schedule.lr, seq_len: None, batch_size: None, force: false }
     }
 }
 
@@ -131,11 +105,11 @@ pub fn cannot_train(dir: &Path) -> Result<Option<String>> {
         .then(|| "a BitNet was trained ternary, and has no float weights".to_owned()))
 }
 
-/// Trains the checkpoint, and gives the directory of the one that it became.
+/// Trains the checkpoint on a text, measures on another, and gives the directory of the checkpoint that it became.
 ///
 /// # Errors
 /// As [`finetune::finetune`].
-pub fn train(settings: &Settings, training: &Training, parts: &Parts<'_>) -> Result<PathBuf> {
+pub fn train(settings: &Settings, training: &Training, text: &str, evaluation: &str) -> Result<PathBuf> {
     let dir = settings.work.join("qat");
     if dir.exists() {
         bail!("{} holds an earlier run; remove it, or name another folder", dir.display());
@@ -148,8 +122,8 @@ pub fn train(settings: &Settings, training: &Training, parts: &Parts<'_>) -> Res
     };
     let mut config = FinetuneConfig {
         source: settings.dir.clone(),
-        text: write("training.txt", parts.training)?,
-        eval_text: Some(write("evaluation.txt", parts.evaluation)?),
+        text: write("training.txt", text)?,
+        eval_text: Some(write("evaluation.txt", evaluation)?),
         max_eval_tokens: Some(settings.perplexity.tokens).filter(|&tokens| tokens < usize::MAX),
         rule: settings.options.method.to_string(),
         group: settings.options.group.map(|group| group.to_string()),
@@ -161,7 +135,8 @@ pub fn train(settings: &Settings, training: &Training, parts: &Parts<'_>) -> Res
     config.batch_size = training.batch_size.unwrap_or(config.batch_size);
     config.set_steps(training.steps);
     config.run.schedule.lr = training.learning_rate;
-    let outcome = engine::in_pool(settings.threads, || finetune::finetune(&config, &dir, None, false))??;
+    let admit = admit(training.force);
+    let outcome = engine::in_pool(settings.threads, || finetune::finetune(&config, &dir, &admit, false))??;
     Ok(outcome.checkpoint)
 }
 
@@ -206,7 +181,7 @@ fn converted(
     let path = settings.work.join(file);
     let name = convert::directory_name(&settings.dir);
     let report = engine::in_pool(settings.threads, || convert::from_checkpoint(dir, &path, Some(&name), options))??;
-    report.notes.iter().for_each(|note| eprintln!("note: {file}: {note}"));
+    report.notes.iter().for_each(|note| message::note(&format!("{file}: {note}")));
     let measured = measure(settings, &path, text, busy);
     if !settings.keep {
         // The next file may need the room.
@@ -244,30 +219,4 @@ pub fn measure(settings: &Settings, path: &Path, text: Option<&str>, busy: &Busy
         busy.check()?;
         Ok(Measured { size_gib: size as f64 / (1u64 << 30) as f64, ppl, tok_s })
     })?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_cut_and_samples_that_are_not_blank_count() {
-        let text = "one\n\n two\n  \nthree";
-        let ends = text.match_indices('\n').map(|(at, _)| at + 1).collect();
-        let documents = Documents { text: text.into(), ends };
-        let part = |share: f64, samples: Option<usize>| Parts::of(&documents, share, samples).evaluation;
-        for (samples, expected) in [
-            (Some(0), ""),
-            (Some(1), "one\n"),
-            (Some(2), "one\n\n two\n"),
-            (Some(3), text),
-            (Some(9), text),
-            (None, text),
-        ] {
-            assert_eq!(part(0.0, samples), expected, "{samples:?}");
-        }
-        // Of 18 characters the first two.
-        assert_eq!((part(0.12, Some(1)), part(0.12, Some(2))), ("e\n", "e\n\n two\n"));
-        assert_eq!((Parts::of(&documents, 0.5, None).training, part(0.5, None)), ("one\n\n two", "\n  \nthree"));
-    }
 }

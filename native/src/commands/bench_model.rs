@@ -3,28 +3,39 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use sterna_core::formats::Format;
 use sterna_core::ternary::Method;
 
 use super::convert::{RoundingArgs, TorchDtype, format_of};
-use crate::bench::model::{self, Measured, Parts, Settings, Training};
+use super::runs::{Device, at_least};
+use crate::bench::model::{self, Measured, Settings, Training};
 use crate::train::checkpoint;
-use crate::train::text::documents::Documents;
+use crate::train::settings::Setting;
+use crate::train::text::split::{Parts, Split};
 use crate::ui::interrupt::{self, Interrupted};
+use crate::ui::message;
 use crate::ui::text::{self, Align};
-use crate::{Out, machine, perplexity};
+use crate::{Out, data, machine, perplexity};
 
 /// What `sterna bench model` takes.
 #[derive(Debug, Args)]
 pub struct BenchModelArgs {
     /// The checkpoint's directory: config.json, safetensors, tokenizer.
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
-    /// The text: a plain file, .jsonl or .parquet.
-    #[arg(long, visible_alias = "dataset", value_name = "FILE")]
+    #[arg(value_name = "DIR", required_unless_present = "model_id")]
+    pub dir: Option<PathBuf>,
+    /// The checkpoint, as a flag.
+    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
+    pub model_id: Option<PathBuf>,
+    /// The text: a plain file, .jsonl, .parquet, a folder with such a file for each split, or the name of a text of sterna data, as
+    /// tinyshakespeare.
+    #[arg(long, visible_aliases = ["dataset", "dataset-name"], value_name = "FILE")]
     pub text: PathBuf,
+    /// Of a folder with several data sets, the folder in it that is meant.
+    #[arg(long, value_name = "NAME")]
+    pub dataset_config_name: Option<String>,
     /// The field of .jsonl, or the column of .parquet, that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     pub text_field: String,
@@ -34,21 +45,22 @@ pub struct BenchModelArgs {
     /// Float type of the baseline; by default bfloat16 where the checkpoint says that it is, else float16.
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<TorchDtype>,
-    /// Where it runs: cpu is what there is.
+    /// Where it runs: the CPU, which auto means too.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
     /// Tokens of a chunk of the text, as in sterna perplexity; no more than the model's context.
     #[arg(short, long, value_name = "N", default_value_t = perplexity::CONTEXT)]
     pub ctx_size: usize,
-    /// Measure on so many tokens of the text only, from the beginning of what is not trained on.
-    #[arg(long, value_name = "N")]
+    /// Measure on so many tokens of the text only, from the beginning of what is not trained on; where these are fewer than
+    /// --ctx-size, in one chunk of so many.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<4>)]
     pub max_eval_tokens: Option<usize>,
     /// Measure on so many texts only: documents, or lines of a plain text that are not blank.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub eval_texts: Option<usize>,
-    /// Tokens that are generated to measure the speed.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_new_tokens: u32,
+    /// Tokens that are generated to measure the speed; 0 does not measure it, as --skip-latency.
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true, value_parser = at_least::<0>)]
+    pub max_new_tokens: usize,
     /// Do not measure speed.
     #[arg(long)]
     pub skip_latency: bool,
@@ -59,40 +71,37 @@ pub struct BenchModelArgs {
     #[arg(long)]
     pub run_qat: bool,
     /// Steps of that training.
-    #[arg(long, value_name = "N", default_value_t = Training::default().steps)]
+    #[arg(long, value_name = "N", default_value_t = Training::default().steps, allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub qat_steps: usize,
-    /// Its peak learning rate.
-    #[arg(long, value_name = "X", default_value_t = Training::default().learning_rate)]
+    /// Its peak learning rate, above 0.
+    #[arg(long, value_name = "X", default_value_t = Training::default().learning_rate, allow_negative_numbers = true)]
     pub learning_rate: f32,
-    /// Share of the text, at its beginning, that is trained on; all is measured on what follows it. By default 0.9 with --run-qat,
+    /// The part that is trained on: a share of the text, at its beginning, or a slice of a split's lines or documents, as 'train[:20]'
+    /// or 'train[10%:50%]'. All is measured on what follows it, or on the split test of a folder. By default 0.9 with --run-qat,
     /// else 0.
-    #[arg(long, value_name = "SHARE")]
-    pub train_split: Option<f64>,
+    #[arg(long, value_name = "SPLIT", allow_negative_numbers = true)]
+    pub train_split: Option<Split>,
     /// Tokens of a sequence in training; by default 256, or fewer where the model sees fewer.
-    #[arg(long, visible_alias = "block-size", value_name = "N", requires = "run_qat")]
+    #[arg(long, visible_alias = "block-size", value_name = "N", requires = "run_qat", allow_negative_numbers = true, value_parser = at_least::<4>)]
     pub seq_len: Option<usize>,
     /// Sequences of a batch in training.
-    #[arg(long, value_name = "N", requires = "run_qat")]
+    #[arg(long, value_name = "N", requires = "run_qat", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub batch_size: Option<usize>,
+    /// Train even where the machine seems to have too little memory.
+    #[arg(long, requires = "run_qat")]
+    pub force: bool,
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
     /// Write the JSON object here.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, visible_alias = "json-output", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Keep the GGUFs in this folder; without it they are made in a temporary one.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
     pub keep_files: Option<PathBuf>,
     /// How weights become ternary.
     #[command(flatten)]
     pub rounding: RoundingArgs,
-}
-
-/// Devices by the names that PyTorch's users know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The CPU.
-    Cpu,
 }
 
 /// What was measured, with the settings that it was measured with; keys as in benchmarks of other ternary toolkits.
@@ -106,12 +115,12 @@ struct Report {
     threshold: Option<f32>,
     max_eval_tokens: Option<usize>,
     eval_texts: Option<usize>,
-    max_new_tokens: u32,
+    max_new_tokens: usize,
     skip_latency: bool,
     skip_ptq_ppl: bool,
     run_qat: bool,
     qat_steps: usize,
-    train_split: f64,
+    train_split: Value,
     learning_rate: f32,
     compression_ratio: Option<f64>,
     baseline: Measured,
@@ -128,7 +137,8 @@ struct Report {
 /// # Errors
 /// A checkpoint or a text that cannot be used; Ctrl-C.
 pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
-    let Device::Cpu = args.device;
+    let (Device::Cpu | Device::Auto) = args.device;
+    let checkpoint = args.dir.as_ref().or(args.model_id.as_ref()).context("no checkpoint was named")?;
     if !args.quant.is_ternary() {
         bail!("--quant {} is not ternary; the baseline is float already", args.quant.name());
     }
@@ -136,21 +146,20 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         Some(TorchDtype::Float32) => Format::F32,
         Some(TorchDtype::Float16) => Format::F16,
         Some(TorchDtype::Bfloat16) => Format::BF16,
-        None => model::float_format(&args.dir)?,
+        None => model::float_format(checkpoint)?,
     };
-    let train_split = args.train_split.unwrap_or(if args.run_qat { 0.9 } else { 0.0 });
-    if !(0.0..1.0).contains(&train_split) || args.run_qat && train_split == 0.0 {
-        let from = if args.run_qat { "above" } else { "from" };
-        bail!(
-            "--train-split {train_split} is no share of the text that can be trained on; give one {from} 0 and below 1"
-        );
+    let train_split = args.train_split.clone().unwrap_or(Split::Share(if args.run_qat { 0.9 } else { 0.0 }));
+    if let Split::Share(share) = train_split {
+        let (least, from) = if args.run_qat { (f64::MIN_POSITIVE, "above") } else { (0.0, "from") };
+        Setting("--train-split").within(share, least..1.0, &format!("a share of the text {from} 0 and below 1"))?;
     }
+    Setting("--learning-rate").above_zero(args.learning_rate)?;
     if args.run_qat && !args.rounding.keep.is_empty() {
         bail!("--keep goes not with --run-qat, which trains every linear layer; leave one of them out");
     }
-    let documents = Documents::read(&args.text, &args.text_field)?;
-    let parts = Parts::of(&documents, train_split, args.eval_texts);
-    let text = parts.evaluation;
+    let text = data::text_file(&args.text, None)?;
+    let parts = Parts::read(&text, args.dataset_config_name.as_deref(), &args.text_field, &train_split)?;
+    let text = parts.evaluation.first(args.eval_texts);
     let (work, _temporary) = match &args.keep_files {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
@@ -163,15 +172,16 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         }
     };
     let settings = Settings {
-        dir: args.dir.clone(),
+        dir: checkpoint.clone(),
         options: args.rounding.options(Some(args.quant))?,
         float,
         perplexity: perplexity::Settings {
-            context: args.ctx_size,
+            // No chunk is larger than what is asked for.
+            context: args.max_eval_tokens.map_or(args.ctx_size, |tokens| args.ctx_size.min(tokens)),
             tokens: args.max_eval_tokens.unwrap_or(usize::MAX),
             ..perplexity::Settings::default()
         },
-        max_new_tokens: (!args.skip_latency).then_some(args.max_new_tokens as usize),
+        max_new_tokens: Some(args.max_new_tokens).filter(|&tokens| tokens > 0 && !args.skip_latency),
         skip_ptq_ppl: args.skip_ptq_ppl,
         threads: args.rounding.threads.map_or_else(machine::cores, |threads| threads as usize),
         kernel: args.kernel.clone(),
@@ -181,7 +191,7 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
     let busy = interrupt::busy();
     // First, as what is wrong with its settings should not cost the time of the others.
     let trained = match args.run_qat {
-        true => train(args, &settings, &parts)?,
+        true => train(args, &settings, &parts.training.text, text)?,
         false => None,
     };
     let baseline = model::baseline(&settings, text, &busy)?;
@@ -199,7 +209,7 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
     let done = 1 + usize::from(ptq.is_some()) + usize::from(qat.is_some());
     let partial = done < count;
     let report = Report {
-        model_id: args.dir.display().to_string(),
+        model_id: checkpoint.display().to_string(),
         dataset: args.text.display().to_string(),
         device: "cpu",
         dtype: match float {
@@ -218,7 +228,10 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         skip_ptq_ppl: args.skip_ptq_ppl,
         run_qat: args.run_qat,
         qat_steps: args.qat_steps,
-        train_split,
+        train_split: match train_split {
+            Split::Share(share) => share.into(),
+            slice => slice.to_string().into(),
+        },
         learning_rate: args.learning_rate,
         compression_ratio: ptq.map(|ptq| baseline.size_gib / ptq.size_gib),
         baseline,
@@ -239,9 +252,9 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
 }
 
 /// Trains, and gives the directory of the trained checkpoint; `None`, and the reason on stderr, for models that are not trained.
-fn train(args: &BenchModelArgs, settings: &Settings, parts: &Parts<'_>) -> Result<Option<PathBuf>> {
-    if let Some(why) = model::cannot_train(&args.dir)? {
-        eprintln!("note: {} is not trained, so qat is null: {why}", args.dir.display());
+fn train(args: &BenchModelArgs, settings: &Settings, text: &str, evaluation: &str) -> Result<Option<PathBuf>> {
+    if let Some(why) = model::cannot_train(&settings.dir)? {
+        message::note(&format!("{} is not trained, so qat is null: {why}", settings.dir.display()));
         return Ok(None);
     }
     let training = Training {
@@ -249,9 +262,13 @@ fn train(args: &BenchModelArgs, settings: &Settings, parts: &Parts<'_>) -> Resul
         learning_rate: args.learning_rate,
         seq_len: args.seq_len,
         batch_size: args.batch_size,
+        force: args.force,
     };
-    let trained = model::train(settings, &training, parts);
-    trained.map(Some).with_context(|| format!("cannot train {} on {}", args.dir.display(), args.text.display()))
+    let trained = model::train(settings, &training, text, evaluation);
+    trained.map(Some).map_err(|error| match error.is::<interrupt::Interrupted>() {
+        true => error,
+        false => error.context(format!("cannot train {} on {}", settings.dir.display(), args.text.display())),
+    })
 }
 
 fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {

@@ -17,33 +17,48 @@ use sterna_core::ternary::Rule;
 
 use crate::images::{self, Measured};
 use crate::plot::{Axis, Chart, Group, Scale, scatter};
+use super::runs::{Device, at_least};
 use crate::train::checkpoint;
 use crate::train::images::idx::Images;
 use crate::train::images::{DataSet, ImageTask, ImagesConfig};
 use crate::train::layers::QuantizationConfig;
-use crate::train::trainer::{self, LogLine, RunDir};
+use crate::train::log::LogLine;
+use crate::train::memory::Memory;
+use crate::train::run_dir::RunDir;
+use crate::train::settings::Setting;
+use crate::train::trainer;
 use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::message;
 use crate::ui::text::{self, Align};
-use crate::{Out, data, engine};
+use crate::{Out, data, engine, machine};
 
 /// What `sterna bench quantization` takes.
 #[derive(Debug, Args)]
 pub struct BenchQuantizationArgs {
-    /// The data sets.
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "mnist,fashion-mnist")]
+    /// The data sets: mnist and fashion-mnist, or fashion-mnist alone where --output names its table.
+    #[arg(long, visible_aliases = ["dataset", "dataset-name"], value_name = "NAME,...", value_delimiter = ',')]
     pub data: Vec<DataSet>,
     /// Where data sets are; else $STERNA_DATA_DIR, then where `sterna data get` puts them.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Steps of each training of the table.
-    #[arg(long, value_name = "N", default_value_t = 1500)]
+    #[arg(long, value_name = "N", default_value_t = 1500, allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub steps: usize,
-    /// Steps of each training of the report over configurations, on the first data set; 0 leaves it out.
-    #[arg(long, value_name = "N", default_value_t = 300)]
-    pub configuration_steps: usize,
+    /// Epochs of the float training, in place of --steps.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
+    pub fp32_epochs: Option<usize>,
+    /// Epochs of the ternary training and of the one with signs, in place of --steps.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
+    pub qat_epochs: Option<usize>,
+    /// Rule of the ternary rows: weights up to this share of their group's largest become zero; absmean if not given.
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pub threshold: Option<f32>,
+    /// Steps of each training of the report over configurations, on the first data set; 0 leaves it out. 300, or 0 where --output
+    /// is given.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<0>)]
+    pub configuration_steps: Option<usize>,
     /// Images of a step.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<2>)]
     pub batch_size: Option<usize>,
     /// A layer of the net, given once for each from first to last (docs/image-classifier.md).
     #[arg(long = "layer", value_name = "LAYER")]
@@ -54,12 +69,39 @@ pub struct BenchQuantizationArgs {
     /// Where results go. Trainings that are there already, by the same settings, are not repeated.
     #[arg(long, value_name = "DIR", default_value = "runs/quantization")]
     pub out: PathBuf,
+    /// Write the table of the one data set to this file, too, as CSV.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Where it runs: the CPU, which auto means too.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Device,
     /// Threads; all cores if not given.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Write the JSON object to this file, too.
+    #[arg(long, value_name = "FILE")]
+    pub json_output: Option<PathBuf>,
+}
+
+impl BenchQuantizationArgs {
+    /// What the table is of.
+    fn data(&self) -> Result<Vec<DataSet>> {
+        match (&self.data[..], &self.output) {
+            ([], None) => Ok(vec![DataSet::Mnist, DataSet::FashionMnist]),
+            ([], Some(_)) => Ok(vec![DataSet::FashionMnist]),
+            (sets @ [_, _, ..], Some(path)) => {
+                bail!("--output {} is the table of one data set, but --data names {}; name one", path.display(), sets.len())
+            }
+            (sets, _) => Ok(sets.to_vec()),
+        }
+    }
+
+    fn configuration_steps(&self) -> usize {
+        self.configuration_steps.unwrap_or(if self.output.is_some() { 0 } else { 300 })
+    }
 }
 
 /// Rows of each data set: fp32, ptq, qat, binary.
@@ -117,19 +159,19 @@ struct Report<'a> {
 /// # Errors
 /// If data or the folder cannot be used, training diverges, or Ctrl-C was pressed.
 pub fn run(args: &BenchQuantizationArgs, out: &mut Out) -> Result<()> {
-    if args.steps == 0 || args.data.is_empty() {
-        bail!("nothing to train: give at least one step and one data set");
-    }
+    let (Device::Cpu | Device::Auto) = args.device;
+    let sets = args.data()?;
+    Setting("--threshold").share_below_one(args.threshold.unwrap_or(0.0))?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    let threads = args.threads.map_or_else(crate::machine::cores, |threads| threads as usize);
+    let threads = args.threads.map_or_else(machine::cores, |threads| threads as usize);
     let (mut rows, mut configurations) = (Vec::new(), Vec::new());
     let ended = engine::with_threads(threads, |exec| -> Result<()> {
-        for (i, &set) in args.data.iter().enumerate() {
+        for (i, &set) in sets.iter().enumerate() {
             let bench = Bench::new(args, set, &*exec)?;
             let first = rows.len();
             bench.table(&mut rows)?;
             bench.write_csv(&rows[first..])?;
-            if i == 0 && args.configuration_steps > 0 {
+            if i == 0 && args.configuration_steps() > 0 {
                 bench.configurations(&mut configurations)?;
             }
         }
@@ -140,15 +182,18 @@ pub fn run(args: &BenchQuantizationArgs, out: &mut Out) -> Result<()> {
     if !partial {
         ended?;
     }
-    let rows_in_all = args.data.len() * MODES;
+    let rows_in_all = sets.len() * MODES;
     let report = Report { rows: &rows, rows_in_all, configurations: &configurations, partial };
+    let json = serde_json::to_string_pretty(&report)?;
     if !partial {
         checkpoint::replace(&args.out.join("accuracy-size.svg"), plot(&rows).as_bytes())?;
-        checkpoint::replace(&args.out.join("report.json"), serde_json::to_string_pretty(&report)?.as_bytes())?;
+        for path in [Some(&args.out.join("report.json")), args.json_output.as_ref()].into_iter().flatten() {
+            checkpoint::replace(path, json.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        }
     }
     match args.json {
         _ if rows.is_empty() => {}
-        true => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+        true => writeln!(out, "{json}")?,
         false => print(&report, &args.out, out)?,
     }
     match partial {
@@ -204,12 +249,20 @@ impl<'a> Bench<'a> {
         config.run.log_every = (steps / 50).max(1);
         config.quantization = quantization;
         let run = config.run.clone();
-        let task = ImageTask::new(config.clone(), self.train.clone(), self.test.clone())?;
+        // Said once for each training it would drown what is measured.
+        let admit = |memory: &Memory| memory.check(machine::available_memory());
+        let task = ImageTask::new(config.clone(), self.train.clone(), self.test.clone(), &admit)?;
         let dir = RunDir::create(&self.args.out.join(self.set.name()).join(name))?;
         let resume = dir.checkpoint().exists();
         message::line(&format!("{} {name}: {steps} steps", self.set.name()));
         trainer::train(&task, &run, &config, &dir, resume)?;
         Ok((task, dir))
+    }
+
+    /// Steps of a row's training.
+    fn steps(&self, epochs: Option<usize>) -> usize {
+        let batch = self.args.batch_size.unwrap_or(ImagesConfig::of(self.set).batch_size);
+        epochs.map_or(self.args.steps, |epochs| epochs.saturating_mul(self.train.len().div_ceil(batch)))
     }
 
     fn measured(&self, path: &Path) -> Result<File> {
@@ -230,17 +283,21 @@ impl<'a> Bench<'a> {
             rows.push(Row { data: self.set.name(), mode, accuracy, loss, latency_s, bytes });
             Ok(())
         };
-        let ternary = ImagesConfig::of(self.set).quantization;
+        let mut ternary = ImagesConfig::of(self.set).quantization;
+        if let Some(share) = self.args.threshold {
+            ternary.method = format!("threshold:{share}");
+        }
+        let (float_steps, steps) = (self.steps(self.args.fp32_epochs), self.steps(self.args.qat_epochs));
         let with = |method: &str| QuantizationConfig { method: method.into(), ..ternary.clone() };
-        let (float, dir) = self.trained("fp32", with("none"), self.args.steps)?;
+        let (float, dir) = self.trained("fp32", with("none"), float_steps)?;
         row("fp32", &dir.model())?;
         let ptq = self.args.out.join(self.set.name()).join("ptq.gguf");
         float.export_as(&ptq, ternary.rule()?, None)?;
         row("ptq", &ptq)?;
-        let (qat, dir) = self.trained("qat", ternary.clone(), self.args.steps)?;
+        let (qat, dir) = self.trained("qat", ternary.clone(), steps)?;
         row("qat", &dir.model())?;
         self.write_schedule(&dir, qat.net().rule())?;
-        let (_, dir) = self.trained("binary", with("sign"), self.args.steps)?;
+        let (_, dir) = self.trained("binary", with("sign"), steps)?;
         row("binary", &dir.model())
     }
 
@@ -249,7 +306,14 @@ impl<'a> Bench<'a> {
         for row in rows {
             writeln!(text, "{},{:.4},{:.5},{:.7},{}", row.mode, row.accuracy, row.loss, row.latency_s, row.bytes)?;
         }
-        checkpoint::replace(&self.args.out.join(format!("{}.csv", self.set.name())), text.as_bytes())
+        for path in [Some(&self.args.out.join(format!("{}.csv", self.set.name()))), self.args.output.as_ref()] {
+            let Some(path) = path else { continue };
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            }
+            checkpoint::replace(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// The course of the ternary training: how ternary weights were, the threshold, loss and accuracy.
@@ -278,7 +342,7 @@ impl<'a> Bench<'a> {
             for group in ["64", "128", "256", "row", "tensor"] {
                 let config =
                     QuantizationConfig { method: method.into(), group: group.into(), ..QuantizationConfig::default() };
-                let (task, dir) = self.trained(&format!("{method}-{group}"), config, self.args.configuration_steps)?;
+                let (task, dir) = self.trained(&format!("{method}-{group}"), config, self.args.configuration_steps())?;
                 let File { measured, latency_s, bytes, format } = self.measured(&dir.model())?;
                 let stored = stored_bytes(&dir.model())?;
                 configurations.push(Configuration {

@@ -19,6 +19,7 @@ pub mod qat;
 pub mod quantize;
 pub mod remove;
 pub mod run;
+pub mod runs;
 pub mod tokenize;
 pub mod train;
 

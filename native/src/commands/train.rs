@@ -5,29 +5,32 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
+use super::runs::{Run, RunOptions, at_least, set};
 use crate::train::images::{self, ImageTask, ImagesConfig};
-use crate::train::schedule::Decay;
+use crate::train::memory::admit;
+use crate::train::run_dir::RunDir;
 use crate::train::text::model::{About, Architecture};
 use crate::train::text::tokenizer::TokenizerChoice;
 use crate::train::text::{TextConfig, TextTask};
-use crate::train::trainer::{self, Outcome, RunConfig, RunDir, Task};
-use crate::{Out, data, engine};
+use crate::train::trainer::{self, Outcome, Task};
+use crate::ui::message;
+use crate::{Out, data};
 
 /// Train a ternary model and export it as GGUF.
 ///
 /// A run has a folder: model.gguf, checkpoint.safetensors (replaced every two minutes; --resume goes on from it), log.jsonl,
-/// loss.svg and config.toml, which --config reads.
+/// loss.svg and config.toml, which --config reads. `sterna train --resume --out DIR` needs no other setting again, and
+/// `sterna train --export-only --out DIR` makes a model of what an interrupted run has learned.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct TrainArgs {
     /// On what.
     #[command(subcommand)]
     pub what: Option<What>,
-    /// A text file to train a language model on.
-    #[arg(long, value_name = "FILE", required = true)]
+    /// A text to train a language model on: a file, or the name of a text of sterna data, as tinyshakespeare.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["resume", "export_only", "config"])]
     pub text: Option<PathBuf>,
     /// How.
     #[command(flatten)]
@@ -45,76 +48,8 @@ pub enum What {
     FashionMnist(ImageOptions),
 }
 
-/// Settings of every run; what is not given is as in --config, or else the default.
-#[derive(Debug, Clone, Default, Args)]
-pub struct RunOptions {
-    /// Settings from a TOML file; options given here go before it.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Steps.
-    #[arg(long, value_name = "N")]
-    pub steps: Option<usize>,
-    /// Sequences or images of a step.
-    #[arg(long, visible_alias = "per-device-train-batch-size", value_name = "N")]
-    pub batch_size: Option<usize>,
-    /// Peak learning rate.
-    #[arg(long, visible_alias = "learning-rate", value_name = "RATE")]
-    pub lr: Option<f32>,
-    /// How the learning rate falls.
-    #[arg(long, value_name = "COURSE")]
-    pub lr_decay: Option<Decay>,
-    /// Steps over which the learning rate rises.
-    #[arg(long, value_name = "N")]
-    pub warmup_steps: Option<usize>,
-    /// Weight decay.
-    #[arg(long, value_name = "X")]
-    pub weight_decay: Option<f32>,
-    /// Share of the steps after which weight decay ends and the second stage of two-stage begins.
-    #[arg(long, value_name = "SHARE")]
-    pub second_stage: Option<f32>,
-    /// Steps with float weights at the beginning.
-    #[arg(long, value_name = "N")]
-    pub float_steps: Option<usize>,
-    /// Steps over which weights then become ternary.
-    #[arg(long, value_name = "N")]
-    pub ternary_warmup_steps: Option<usize>,
-    /// Round weights to ternary at random while training.
-    #[arg(long)]
-    pub ternary_stochastic_rounding: bool,
-    /// The rule: absmean, threshold (0.45 of a group's largest weight), threshold:SHARE, twn, search, sign, or none for float.
-    #[arg(long, value_name = "RULE")]
-    pub rule: Option<String>,
-    /// What shares a scale: 64, 128 or 256 weights, row, tensor.
-    #[arg(long, value_name = "GROUP")]
-    pub group: Option<String>,
-    /// Format of the export: TQ1_0, TQ2_0, Q2_0, PQ2_0, ...; by default the one whose blocks are the groups.
-    #[arg(long, value_name = "FORMAT")]
-    pub quant: Option<String>,
-    /// Everything random follows from it.
-    #[arg(long, value_name = "SEED")]
-    pub seed: Option<u64>,
-    /// Steps between measurements on held-out data.
-    #[arg(long, value_name = "N")]
-    pub eval_every: Option<usize>,
-    /// Go on from the checkpoint in the run's folder.
-    #[arg(long)]
-    pub resume: bool,
-    /// The run's folder.
-    #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Where data sets are; else $STERNA_DATA_DIR, then where `sterna data get` puts them.
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Threads; all cores if not given.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
-    /// Print the outcome as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Settings of a language model.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct TextOptions {
     /// Those of every run.
     #[command(flatten)]
@@ -123,7 +58,7 @@ pub struct TextOptions {
     #[arg(long, value_name = "FILE")]
     pub also: Vec<PathBuf>,
     /// Tokens of a sequence.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<4>)]
     pub seq_len: Option<usize>,
     /// chars, bpe, bpe:VOCABULARY (512 to 4096), or gpt2.
     #[arg(long, value_name = "KIND")]
@@ -132,29 +67,29 @@ pub struct TextOptions {
     #[arg(long)]
     pub architecture: Option<Architecture>,
     /// Blocks.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub layers: Option<usize>,
     /// Features of a token.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub width: Option<usize>,
     /// Heads.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub heads: Option<usize>,
     /// Heads of keys and values.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub kv_heads: Option<usize>,
     /// Features inside the feed-forward layer.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub ffn: Option<usize>,
     /// An output of its own rather than the embedding's weights (architecture llama).
     #[arg(long)]
     pub untied: bool,
     /// Residual streams: 2 or 4 with hyper-connections (architecture bitnet; exported as sterna, which other programs do not
     /// run); 1 for a plain one.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub hyper_connections: Option<usize>,
-    /// Dropout.
-    #[arg(long, value_name = "P")]
+    /// Dropout, from 0 up to 1.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub dropout: Option<f32>,
     /// Float weights and activations throughout: --rule none.
     #[arg(long, conflicts_with = "rule")]
@@ -162,7 +97,7 @@ pub struct TextOptions {
 }
 
 /// Settings of an image classifier.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct ImageOptions {
     /// Those of every run.
     #[command(flatten)]
@@ -175,147 +110,185 @@ pub struct ImageOptions {
     pub layers: Vec<String>,
 }
 
-/// Runs `sterna train`.
+/// Trains, and prints the outcome.
 ///
 /// # Errors
 /// If settings, data or the run's folder are not usable, training diverges, or Ctrl-C was pressed.
 pub fn run(args: &TrainArgs, out: &mut Out) -> Result<()> {
-    match (&args.what, &args.text) {
-        (Some(What::Shakespeare(options)), _) => {
-            let path = data::locate("tinyshakespeare", options.run.data_dir.as_deref())?;
-            let about = About {
-                name: "Shakespeare".into(),
-                description: "Ternary character model trained on Shakespeare's plays by sterna train shakespeare"
-                    .into(),
-                license: "MIT OR Apache-2.0".into(),
-            };
-            text(options, &path, "shakespeare", shakespeare(), about, out)
+    match &args.what {
+        Some(What::Shakespeare(options)) => text(options, None, shakespeare(), Some("shakespeare"), out),
+        Some(What::Mnist(options)) => image(options, Some(images::DataSet::Mnist), out),
+        Some(What::FashionMnist(options)) => image(options, Some(images::DataSet::FashionMnist), out),
+        None => match (&args.text, args.options.run.kind()?) {
+            (None, Some(Kind::Images)) => {
+                let run = args.options.run.clone();
+                if args.options != (TextOptions { run: run.clone(), ..TextOptions::default() }) {
+                    bail!("this run trains an image classifier; leave out the options of language models");
+                }
+                image(&ImageOptions { run, ..ImageOptions::default() }, None, out)
+            }
+            (path, Some(Kind::Text) | None) => {
+                text(&args.options, path.as_deref(), TextConfig::default(), None, out)
+            }
+            (_, Some(kind)) => bail!("{}", kind.said(args.options.run.out.as_deref())),
+        },
+    }
+}
+
+/// What a run trains, by its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Images,
+    Checkpoint,
+}
+
+impl Kind {
+    fn of(settings: &Value) -> Self {
+        let has = |key: &str| settings.get(key).is_some();
+        match (has("source"), has("layers") || has("augmentation") || has("data")) {
+            (true, _) => Self::Checkpoint,
+            (false, true) => Self::Images,
+            (false, false) => Self::Text,
         }
-        (Some(What::Mnist(options)), _) => image(options, images::DataSet::Mnist, out),
-        (Some(What::FashionMnist(options)), _) => image(options, images::DataSet::FashionMnist, out),
-        (None, Some(path)) => {
-            let name = path.file_stem().map_or("text".into(), |stem| stem.to_string_lossy().into_owned());
-            let about = About { name: name.clone(), ..About::default() };
-            text(&args.options, path, &name, TextConfig::default(), about, out)
+    }
+
+    /// That `sterna train --text` does not train it.
+    fn said(self, dir: Option<&Path>) -> String {
+        let dir = dir.map_or("DIR".into(), |dir| dir.display().to_string());
+        match self {
+            Self::Checkpoint => {
+                format!("this run fine-tunes a checkpoint; go on with `sterna qat --resume --out {dir}`")
+            }
+            _ => format!("this run trains an image classifier; go on with `sterna train --resume --out {dir}`, without --text"),
         }
-        (None, None) => bail!("nothing to train on; name a data set, or a text with --text FILE"),
+    }
+}
+
+impl RunOptions {
+    /// What the settings in --config are for, or the run in --out that is to go on; `None` where neither says.
+    fn kind(&self) -> Result<Option<Kind>> {
+        if let Some(path) = &self.config {
+            let settings: Value = toml::from_str(&crate::args::read_text(path)?)
+                .with_context(|| format!("{} does not hold the settings of a run", path.display()))?;
+            return Ok(Some(Kind::of(&settings)));
+        }
+        match &self.out {
+            Some(path) if self.resume || self.export_only => {
+                Ok(Some(Kind::of(&RunDir::open(path)?.saved()?.config)))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
 /// The settings of the model that ships.
 fn shakespeare() -> TextConfig {
-    let mut config = TextConfig::default();
+    let mut config = TextConfig {
+        text: "tinyshakespeare".into(),
+        about: About {
+            name: "Shakespeare".into(),
+            description: "Ternary character model trained on Shakespeare's plays by sterna train shakespeare".into(),
+            license: "MIT OR Apache-2.0".into(),
+        },
+        ..TextConfig::default()
+    };
     config.run.schedule.steps = 3600;
     config
 }
 
-fn text(options: &TextOptions, path: &Path, name: &str, config: TextConfig, about: About, out: &mut Out) -> Result<()> {
-    let mut config = configured(options.run.config.as_deref(), config)?;
-    options.apply(&mut config);
-    options.run.apply(&mut config.run);
-    let text = crate::args::read_text(path)?;
-    let also = options.also.iter().map(|path| crate::args::read_text(path)).collect::<Result<String>>()?;
-    let task = TextTask::new(config, &text, &also, options.run.data_dir.as_deref(), about)
-        .with_context(|| format!("cannot train on {}", path.display()))?;
+/// A language model; `name` is the folder's in runs/ where the text's is not.
+fn text(
+    options: &TextOptions,
+    path: Option<&Path>,
+    default: TextConfig,
+    name: Option<&str>,
+    out: &mut Out,
+) -> Result<()> {
+    let stem = |path: &Path| Some(path.file_stem()?.to_string_lossy().into_owned());
+    let given = name.map(str::to_owned).or_else(|| path.and_then(stem));
+    let usual = (default.text.clone(), default.about.clone());
+    let apply = |config: &mut TextConfig| {
+        // A settings file may leave these out.
+        if config.text.as_os_str().is_empty() {
+            config.text = usual.0;
+        }
+        if config.about == About::default() {
+            config.about = usual.1;
+        }
+        options.apply(config, path);
+        options.run.apply(&mut config.run);
+        if config.about.name.is_empty() {
+            config.about.name = stem(&config.text).unwrap_or_default();
+        }
+        Ok(())
+    };
+    let run = Run::new(&options.run, "sterna train", default, apply, |config: &TextConfig| {
+        given.clone().or_else(|| stem(&config.text))
+    })?;
+    let task = TextTask::open(run.config.clone(), &admit(options.run.force))?;
     let (training, held_out) = task.tokens();
-    eprintln!(
+    message::line(&format!(
         "{}: {} parameters; {training} tokens to train on, {held_out} held out, vocabulary {} ({})",
-        path.display(),
+        task.config().text.display(),
         task.parameters().count(),
         task.tokenizer().vocabulary(),
         task.tokenizer().choice()
-    );
-    run_task(&task, &task.config().run, task.config(), name, &options.run, out)
+    ));
+    task.notes().iter().for_each(|note| message::note(note));
+    let train = |config: &TextConfig, dir: &RunDir, resume| trainer::train(&task, &config.run, config, dir, resume);
+    let outcome = run.go(&task, &task.config().run, train, out)?;
+    outcome.map_or(Ok(()), |outcome| report(&outcome, &options.run, out))
 }
 
-fn image(options: &ImageOptions, set: images::DataSet, out: &mut Out) -> Result<()> {
-    let mut config = configured(options.run.config.as_deref(), ImagesConfig::of(set))?;
-    if config.data != set {
-        bail!("the settings are for {}, not for {}", config.data.name(), set.name());
-    }
-    if options.quick {
-        config.quick();
-    }
-    options.apply(&mut config);
-    let dir = data::locate(set.name(), options.run.data_dir.as_deref())?;
-    let task = ImageTask::from_folder(config, &dir).with_context(|| format!("cannot train on {}", dir.display()))?;
-    eprintln!(
+/// An image classifier; `set` is `None` where the run that goes on knows it.
+fn image(options: &ImageOptions, set: Option<images::DataSet>, out: &mut Out) -> Result<()> {
+    let apply = |config: &mut ImagesConfig| {
+        if let Some(set) = set.filter(|&set| set != config.data) {
+            bail!("the settings are for {}, not for {}", config.data.name(), set.name());
+        }
+        if options.quick {
+            config.quick();
+        }
+        options.apply(config);
+        Ok(())
+    };
+    let default = set.map_or_else(ImagesConfig::default, ImagesConfig::of);
+    let name = |config: &ImagesConfig| Some(set.unwrap_or(config.data).name().to_owned());
+    let run = Run::new(&options.run, "sterna train", default, apply, name)?;
+    let dir = data::locate(run.config.data.name(), run.config.run.data_dir.as_deref())?;
+    let task = ImageTask::from_folder(run.config.clone(), &dir, &admit(options.run.force))
+        .with_context(|| format!("cannot train on {}", dir.display()))?;
+    message::line(&format!(
         "{}: {} weights in matrices, {} parameters",
         dir.display(),
         task.net().weights(),
         task.parameters().count()
-    );
-    run_task(&task, &task.config().run, task.config(), set.name(), &options.run, out)
+    ));
+    task.config().run.notes().iter().for_each(|note| message::note(note));
+    let train = |config: &ImagesConfig, dir: &RunDir, resume| trainer::train(&task, &config.run, config, dir, resume);
+    let outcome = run.go(&task, &task.config().run, train, out)?;
+    outcome.map_or(Ok(()), |outcome| report(&outcome, &options.run, out))
 }
 
-/// Trains in the run's folder and prints the outcome.
-fn run_task(
-    task: &(impl Task + Sync),
-    run: &RunConfig,
-    config: &(impl Serialize + Sync),
-    name: &str,
-    options: &RunOptions,
-    out: &mut Out,
-) -> Result<()> {
-    let path = options.out.clone().unwrap_or_else(|| Path::new("runs").join(name));
-    let dir = RunDir::create(&path)?;
-    let outcome = within(options.threads, || trainer::train(task, run, config, &dir, options.resume))?;
-    if options.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&outcome)?)?;
-        return Ok(());
-    }
-    let Outcome { steps, held_out, seconds, model } = outcome;
-    let size = fs::metadata(&model)?.len();
-    writeln!(out, "{} ({:.2} MB): {steps} steps in {:.0} s", model.display(), size as f64 / 1e6, seconds)?;
-    write!(out, "held-out loss {:.4} nats", held_out.loss)?;
-    if let Some(per_char) = held_out.loss_per_char {
-        write!(out, " a token, {per_char:.4} a character")?;
-    }
-    if let Some(accuracy) = held_out.accuracy {
-        write!(out, ", accuracy {:.2} %", accuracy * 100.0)?;
-    }
-    writeln!(out)?;
-    Ok(())
-}
-
-/// Trains on as many threads as were asked for.
-pub(super) fn within<R: Send>(threads: Option<u32>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-    let threads = threads.map_or_else(crate::machine::cores, |threads| threads as usize);
-    engine::in_pool(threads, work)?
-}
-
-/// The settings in a TOML file, or else `default`.
-pub(super) fn configured<T: DeserializeOwned>(path: Option<&Path>, default: T) -> Result<T> {
-    let Some(path) = path else { return Ok(default) };
-    let text = crate::args::read_text(path)?;
-    toml::from_str(&text).with_context(|| format!("{} does not hold the settings of such a run", path.display()))
-}
-
-pub(super) fn set<T: Clone>(place: &mut T, value: &Option<T>) {
-    if let Some(value) = value {
-        *place = value.clone();
-    }
-}
-
-impl RunOptions {
-    /// Puts what was typed in its place.
-    pub(super) fn apply(&self, run: &mut RunConfig) {
-        let schedule = &mut run.schedule;
-        set(&mut schedule.steps, &self.steps);
-        set(&mut schedule.lr, &self.lr);
-        set(&mut schedule.decay, &self.lr_decay);
-        set(&mut schedule.warmup_steps, &self.warmup_steps);
-        set(&mut schedule.weight_decay, &self.weight_decay);
-        set(&mut schedule.second_stage, &self.second_stage);
-        set(&mut schedule.float_steps, &self.float_steps);
-        set(&mut schedule.ternary_warmup_steps, &self.ternary_warmup_steps);
-        set(&mut run.seed, &self.seed);
-        set(&mut run.eval_every, &self.eval_every);
-    }
+/// Prints the outcome.
+fn report(outcome: &Outcome, options: &RunOptions, out: &mut Out) -> Result<()> {
+    options.report(&json!(outcome), out, |out| {
+        let Outcome { steps, held_out, seconds, model } = outcome;
+        let size = fs::metadata(model)?.len();
+        writeln!(out, "{} ({:.2} MB): {steps} steps in {seconds:.0} s", model.display(), size as f64 / 1e6)?;
+        writeln!(out, "held-out {held_out}")?;
+        Ok(())
+    })
 }
 
 impl TextOptions {
-    fn apply(&self, config: &mut TextConfig) {
+    fn apply(&self, config: &mut TextConfig, text: Option<&Path>) {
+        set(&mut config.text, &text.map(Path::to_owned));
+        if !self.also.is_empty() {
+            config.also = self.also.clone();
+        }
+        config.remember_paths();
         set(&mut config.batch_size, &self.run.batch_size);
         set(&mut config.seq_len, &self.seq_len);
         set(&mut config.tokenizer, &self.tokenizer);

@@ -1,11 +1,11 @@
 //! Checkpoints: one safetensors file that is replaced whole, so that a run killed at any moment finds its last one.
 //!
 //! Tensors are the parameters by name, `optimizer.first.NAME`, `optimizer.second.NAME`, and what a task keeps besides
-//! (`state.NAME`); the file's metadata holds the run's configuration and how far it came, as JSON under `sterna.run`.
+//! (`state.NAME`). The file's metadata holds the run's settings and how far it came, as JSON under `sterna.run`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -20,15 +20,63 @@ use super::parameters::Parameters;
 /// The key of the run's description in the file's metadata.
 const KEY: &str = "sterna.run";
 
+/// The longest description of a file's tensors and run that is read, in bytes; what safetensors allows.
+const MAX_HEADER: u64 = 100_000_000;
+
 /// How far a run came.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Steps taken.
     pub step: usize,
     /// Seconds spent in all sessions so far.
     pub seconds: f64,
-    /// The run's configuration; a run goes on only with the same.
+    /// The run's settings; a run goes on only with the same.
     pub config: serde_json::Value,
+    /// Digest of the data that it is trained and measured on, where the task has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// What the next line of the log is made of.
+    #[serde(default)]
+    pub pending: Pending,
+}
+
+/// What was seen since the last line of the log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The loss of each step.
+    pub losses: Vec<f32>,
+    /// Norm of the last gradient before it was held.
+    pub grad_norm: f32,
+    /// Seconds that the steps took, measurements and checkpoints left out.
+    pub seconds: f64,
+}
+
+/// How far the run of a checkpoint came; its tensors are not read.
+///
+/// # Errors
+/// If the file cannot be read or is not a checkpoint.
+pub fn progress(path: &Path) -> Result<Progress> {
+    let mut file = File::open(path).with_context(|| format!("cannot read the checkpoint {}", path.display()))?;
+    let mut head = || -> Result<Progress> {
+        let mut bytes = vec![0; 8];
+        file.read_exact(&mut bytes)?;
+        let length = u64::from_le_bytes(bytes[..8].try_into()?);
+        if length > MAX_HEADER.min(file.metadata()?.len()) {
+            bail!("it is cut off or damaged");
+        }
+        bytes.resize(8 + length as usize, 0);
+        file.read_exact(&mut bytes[8..])?;
+        run_of(&bytes)
+    };
+    head().with_context(|| format!("{} is not a checkpoint that can be used", path.display()))
+}
+
+/// The run in the metadata of a safetensors file, of which `bytes` are at least the header.
+fn run_of(bytes: &[u8]) -> Result<Progress> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+    let run = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+    let run = run.with_context(|| format!("its metadata has no {KEY}"))?;
+    serde_json::from_str(run).with_context(|| format!("its {KEY} cannot be read"))
 }
 
 /// What a checkpoint holds.
@@ -51,10 +99,7 @@ impl Checkpoint {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
-        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
-        let run = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
-        let run = run.with_context(|| format!("its metadata has no {KEY}"))?;
-        let progress = serde_json::from_str(run).with_context(|| format!("its {KEY} cannot be read"))?;
+        let progress = run_of(bytes)?;
         let mut tensors = BTreeMap::new();
         for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
             if view.dtype() != Dtype::F32 {
@@ -154,7 +199,9 @@ mod tests {
 
     fn checkpoint(step: usize) -> Checkpoint {
         let tensors = BTreeMap::from([("w".into(), super::super::ops::testing::random((3, 2), 1))]);
-        Checkpoint { progress: Progress { step, seconds: 1.5, config: serde_json::json!({"width": 2}) }, tensors }
+        let pending = Pending { losses: vec![0.1, 1.0 / 3.0, 16_777_217.0], grad_norm: 0.7, seconds: 0.25 };
+        let config = serde_json::json!({"width": 2});
+        Checkpoint { progress: Progress { step, seconds: 1.5, config, data: Some("d".into()), pending }, tensors }
     }
 
     #[test]
@@ -165,6 +212,7 @@ mod tests {
         checkpoint(4).write(&path)?;
         let read = Checkpoint::read(&path)?;
         assert_eq!(read.progress, checkpoint(4).progress);
+        assert_eq!(progress(&path)?, read.progress);
         assert_eq!(read.tensors["w"].to_vec2::<f32>()?, checkpoint(4).tensors["w"].to_vec2::<f32>()?);
         let mut parameters = Parameters::new(0);
         let w = parameters.constant("w", Kind::Matrix, (3, 2), 0.0)?;
@@ -194,7 +242,11 @@ mod tests {
             fs::write(&path, &whole[..cut])?;
             let error = Checkpoint::read(&path).unwrap_err().to_string();
             assert!(error.contains("is not a checkpoint"), "{error}");
+            // Its tensors may be cut where only the header is asked for.
+            assert!(cut > 40 || progress(&path).is_err());
         }
+        fs::write(&path, [&u64::MAX.to_le_bytes()[..], b"{}"].concat())?;
+        assert!(format!("{:#}", progress(&path).unwrap_err()).contains("cut off or damaged"));
         fs::write(&path, safetensors::serialize(Vec::<(String, Bytes<'_>)>::new(), None)?)?;
         assert!(format!("{:#}", Checkpoint::read(&path).unwrap_err()).contains("no sterna.run"));
         Ok(())

@@ -7,7 +7,6 @@
 //! Not here: the loop ([`super::trainer`]), texts in files ([`super::text::documents`]), other families' layers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,18 +21,22 @@ use sterna_core::ternary::{Granularity, Method};
 use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
 
 use super::layers::Quantizer;
+use super::memory::{Admit, DecoderSizes, Memory};
 use super::ops;
 use super::parameters::{Parameters, generator};
-use super::text::documents::Documents;
+use super::run_dir::RunDir;
+use super::settings::{RunConfig, Setting};
+use super::text::documents::{Documents, remembered};
 use super::text::model::{Biases, Blueprint, Decoder, ternary_values};
+use super::text::split::{Parts, Split};
 use super::text::{self, BATCHES, HeldOut, QUICK_TOKENS};
-use super::trainer::{self, Evaluation, RunConfig, RunDir, Step, Task};
+use super::trainer::{self, Evaluation, Step, Task, Watch};
 use crate::checkpoint::family::{Item, Origin, Plan, Role, Style};
 use crate::checkpoint::{Checkpoint, save, tokenizer};
 use crate::convert::weights::Tensor as Source;
 use crate::convert::{self, Options};
-use crate::ui::text::bytes;
-use crate::{data, machine};
+use crate::data;
+use crate::ui::interrupt;
 
 /// A whole run: what `--config` reads and a checkpoint of it keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,8 +44,15 @@ use crate::{data, machine};
 pub struct FinetuneConfig {
     /// The checkpoint's directory.
     pub source: PathBuf,
-    /// The text: a file (plain, .jsonl, .parquet), or the name of a text that `sterna data` knows.
+    /// The text: a file (plain, .jsonl, .parquet), the folder of a data set with a file for each split, or the name of a text that
+    /// `sterna data` knows.
     pub text: PathBuf,
+    /// Of a folder, the folder in it that is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_config: Option<String>,
+    /// The part that is trained on; what is not is held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_split: Option<Split>,
     /// The field of JSONL or the column of Parquet that holds the text.
     pub text_field: String,
     /// A text of its own for measurements; if `None`, the end of the text is held out.
@@ -90,6 +100,8 @@ impl Default for FinetuneConfig {
         Self {
             source: PathBuf::new(),
             text: PathBuf::new(),
+            text_config: None,
+            train_split: None,
             text_field: "text".into(),
             eval_text: None,
             held_out: 0.1,
@@ -117,7 +129,17 @@ impl FinetuneConfig {
         schedule.warmup_steps = schedule.warmup_steps.min(steps / 4);
         schedule.ternary_warmup_steps = schedule.ternary_warmup_steps.min(steps / 4);
     }
+
+    /// Makes paths whole, so that the run goes on from any folder.
+    pub fn remember_paths(&mut self) {
+        self.source = std::path::absolute(&self.source).unwrap_or_else(|_| self.source.clone());
+        self.text = remembered(&self.text);
+        self.eval_text = self.eval_text.as_deref().map(remembered);
+    }
 }
+
+/// The fewest tokens that can be measured on: a sequence of which the second half is scored.
+const LEAST: usize = 4;
 
 /// A finished run. Losses are measured on the held-out text as `sterna perplexity -c SEQ_LEN` measures them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -140,13 +162,13 @@ pub struct Outcome {
     pub held_out: PathBuf,
 }
 
-/// Fine-tunes a checkpoint in the run's folder `dir`, on the threads of the rayon pool that it is called in. `data_dir` is where data
-/// sets are looked for, as in [`crate::data::locate`].
+/// Fine-tunes a checkpoint in the run's folder `dir`, on the threads of the rayon pool that it is called in.
 ///
 /// # Errors
-/// A checkpoint, text or setting that cannot be used; too little memory; what [`super::trainer::train`] gives.
-pub fn finetune(config: &FinetuneConfig, dir: &Path, data_dir: Option<&Path>, resume: bool) -> Result<Outcome> {
-    FinetuneTask::new(config.clone(), data_dir)?.run(dir, resume)
+/// A checkpoint, text or setting that cannot be used; what `admit` refuses; what [`super::trainer::train`] gives.
+pub fn finetune(config: &FinetuneConfig, dir: &Path, admit: Admit<'_>, resume: bool) -> Result<Outcome> {
+    let dir = if resume { RunDir::open(dir)? } else { RunDir::create(dir)? };
+    FinetuneTask::new(config.clone(), admit)?.run(&dir, resume)
 }
 
 /// A checkpoint in training, and its text.
@@ -164,7 +186,8 @@ pub struct FinetuneTask {
     training: Vec<u32>,
     held_out: HeldOut,
     held_out_text: String,
-    memory: Memory,
+    /// Tokens of a sequence in measurements.
+    measured: usize,
     notes: Vec<String>,
 }
 
@@ -182,8 +205,8 @@ impl FinetuneTask {
     /// Reads the checkpoint and the text. Refusals come before weights are read.
     ///
     /// # Errors
-    /// A checkpoint, text or setting that cannot be used; too little memory.
-    pub fn new(config: FinetuneConfig, data_dir: Option<&Path>) -> Result<Self> {
+    /// A checkpoint, text or setting that cannot be used; what `admit` refuses.
+    pub fn new(config: FinetuneConfig, admit: Admit<'_>) -> Result<Self> {
         check(&config)?;
         let rounding = Rounding::of(&config)?;
         let checkpoint = Checkpoint::open(&config.source)?;
@@ -197,7 +220,7 @@ impl FinetuneTask {
         }
         let name = convert::directory_name(&config.source);
         let mut metadata = plan.metadata(checkpoint.config(), &name)?;
-        let mut notes = Vec::new();
+        let mut notes = config.run.notes();
         tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
         if metadata.strings("tokenizer.ggml.tokens").is_none() {
             bail!("{source} has no tokenizer to read the text with; fetch its tokenizer.json or tokenizer.model");
@@ -217,39 +240,43 @@ impl FinetuneTask {
             let asked = rounding.format.name();
             format!("{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are trained for {format}")
         }));
-        let mut text = Text::read(&config, data_dir)?;
+        let mut text = Text::read(&config)?;
         let (training, held_out) = text.tokens(&config, &tokenizer)?;
-        let memory = Memory::estimate(&plan, &config, rounding.method.is_some());
-        memory.check(machine::memory_bytes())?;
+        let measured = config.seq_len.min(held_out.ids.len());
+        if measured < config.seq_len {
+            notes.push(format!(
+                "measured are sequences of {measured} tokens, not of --seq-len {}, as --max-eval-tokens asks for no more",
+                config.seq_len
+            ));
+        }
+        admit(&memory(&plan, &config, rounding.method.is_some()))?;
 
         let items: Vec<Item> = plan.items.into_iter().filter(|item| matches!(item.origin, Origin::Tensor(_))).collect();
         let model = || Decoder::of(blueprint.clone(), &quantizer, weights(&checkpoint, &items)?);
         let decoder = model().with_context(|| source.to_string())?;
         let teacher = if config.distill > 0.0 { Some(model()?) } else { None };
         let held_out_text = text.held_out;
-        Ok(Self { config, decoder, teacher, items, rounding, name, training, held_out, held_out_text, memory, notes })
+        Ok(Self { config, decoder, teacher, items, rounding, name, training, held_out, held_out_text, measured, notes })
     }
 
     /// Measures the float and the rounded model, trains, writes, and says how it went.
     ///
     /// # Errors
     /// What [`trainer::train`] gives.
-    pub fn run(&self, dir: &Path, resume: bool) -> Result<Outcome> {
-        let dir = RunDir::create(dir)?;
+    pub fn run(&self, dir: &RunDir, resume: bool) -> Result<Outcome> {
         let settings = &self.config;
-        trainer::check_start(&dir, resume)?;
-        let checkpoint = dir.path().join(CHECKPOINT);
-        if let (Ok(to), Ok(from)) = (checkpoint.canonicalize(), settings.source.canonicalize())
-            && to == from
-        {
-            bail!("{} would be written over itself; name another folder with --out", from.display());
-        }
-        let step = |ternary: f32| Step { index: 0, seed: settings.run.seed, ternary, training: false };
-        let float = self.evaluate(&step(0.0), true)?;
-        let rounded = self.evaluate(&step(1.0), true)?;
-        let held_out = dir.path().join("held-out.txt");
+        let checkpoint = self.not_over_itself(dir)?;
+        dir.begin(settings, resume)?;
+        let busy = interrupt::busy();
+        let measure = |ternary: f32, what: &str| {
+            let step = Step { index: 0, seed: settings.run.seed, ternary, training: false };
+            trainer::measure(self, &step, what, &busy)?.whole(what, "no step was taken yet")
+        };
+        let float = measure(0.0, "the float model")?;
+        let rounded = measure(1.0, "the rounded model, untrained")?;
+        let held_out = dir.held_out();
         fs::write(&held_out, &self.held_out_text).with_context(|| format!("cannot write {}", held_out.display()))?;
-        let done = trainer::train(self, &settings.run, settings, &dir, resume)?;
+        let done = trainer::train(self, &settings.run, settings, dir, resume)?;
         Ok(Outcome {
             float,
             rounded,
@@ -260,6 +287,17 @@ impl FinetuneTask {
             checkpoint,
             held_out,
         })
+    }
+
+    /// Where the trained checkpoint goes, which must not be the one that is trained.
+    fn not_over_itself(&self, dir: &RunDir) -> Result<PathBuf> {
+        let checkpoint = dir.exported();
+        if let (Ok(to), Ok(from)) = (checkpoint.canonicalize(), self.config.source.canonicalize())
+            && to == from
+        {
+            bail!("{} would be written over itself; name another folder with --out", from.display());
+        }
+        Ok(checkpoint)
     }
 
     /// The run's settings.
@@ -281,15 +319,7 @@ impl FinetuneTask {
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
-
-    /// What it will take.
-    pub fn memory(&self) -> &Memory {
-        &self.memory
-    }
 }
-
-/// The folder of the trained checkpoint within the run's.
-const CHECKPOINT: &str = "checkpoint";
 
 impl Task for FinetuneTask {
     fn parameters(&self) -> &Parameters {
@@ -314,9 +344,13 @@ impl Task for FinetuneTask {
         Ok(((loss * (1.0 - share))? + (divergence * share)?)?)
     }
 
-    fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
+    fn evaluate(&self, step: &Step, whole: bool, watch: &mut Watch<'_>) -> Result<Evaluation> {
         let tokens = if whole { usize::MAX } else { QUICK_TOKENS };
-        self.held_out.evaluate(&self.decoder, self.config.seq_len, self.config.batch_size, tokens, step)
+        self.held_out.evaluate(&self.decoder, (self.measured, self.config.batch_size), tokens, step, watch)
+    }
+
+    fn data_digest(&self) -> Option<String> {
+        Some(text::digest(&self.training, &self.held_out.ids))
     }
 
     fn items_per_step(&self) -> (usize, &'static str) {
@@ -325,7 +359,7 @@ impl Task for FinetuneTask {
 
     /// The checkpoint, and the GGUF that conversion makes of it.
     fn export(&self, path: &Path, _: &Step) -> Result<()> {
-        let dir = path.with_file_name(CHECKPOINT);
+        let dir = path.with_file_name("checkpoint");
         fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let parts = self.decoder.parts()?;
         let parts: HashMap<_, _> = parts.iter().map(|part| (part.name.as_str(), part)).collect();
@@ -382,32 +416,25 @@ impl Rounding {
 }
 
 fn check(c: &FinetuneConfig) -> Result<()> {
-    if c.batch_size == 0 || c.gradient_accumulation_steps == 0 || c.seq_len < 4 {
-        bail!("--batch-size and --gradient-accumulation-steps must be at least 1, --seq-len at least 4");
+    for (path, said) in [(&c.source, "no checkpoint to train; name its directory"), (&c.text, "no text; name one with --text FILE")] {
+        if path.as_os_str().is_empty() {
+            bail!("the settings name {said}");
+        }
     }
-    if !(0.0..1.0).contains(&c.held_out) || c.held_out == 0.0 && c.eval_text.is_none() {
-        bail!("a share of {} cannot be held out; give --held-out a share above 0 and below 1", c.held_out);
+    c.run.check(c.rule != "none")?;
+    Setting("--batch-size").at_least(c.batch_size, 1)?;
+    Setting("--gradient-accumulation-steps").at_least(c.gradient_accumulation_steps, 1)?;
+    Setting("--seq-len").at_least(c.seq_len, LEAST)?;
+    if c.eval_text.is_none() && c.train_split.is_none() {
+        Setting("--held-out").within(c.held_out, f64::MIN_POSITIVE..1.0, "a share of the text, above 0 and below 1")?;
     }
-    let follows = (0.0..=1.0).contains(&c.distill) && c.temperature > 0.0 && c.temperature.is_finite();
-    if !follows {
-        bail!(
-            "--distill is a share from 0 to 1, --temperature a positive number, not {} and {}",
-            c.distill,
-            c.temperature
-        );
+    if let Some(Split::Share(share)) = c.train_split {
+        Setting("--train-split").within(share, f64::MIN_POSITIVE..1.0, "a share of the text, above 0 and below 1")?;
     }
-    let schedule = &c.run.schedule;
-    let last = schedule.steps.saturating_sub(1);
-    if c.rule != "none" && schedule.ternary_share_at(last) < 1.0 {
-        bail!(
-            "after {} float steps and {} of warm-up no step of {} is left in which weights are ternary; give more --steps, or a lower \
-             --ternary-warmup-steps",
-            schedule.float_steps,
-            schedule.ternary_warmup_steps,
-            schedule.steps
-        );
-    }
-    Ok(())
+    Setting("--max-train-samples").at_least(c.max_train_samples.unwrap_or(1), 1)?;
+    Setting("--max-eval-tokens").at_least(c.max_eval_tokens.unwrap_or(LEAST), LEAST)?;
+    Setting("--distill").share(c.distill)?;
+    Setting("--temperature").above_zero(c.temperature)
 }
 
 /// What the runtime would make of the checkpoint's GGUF.
@@ -474,20 +501,26 @@ struct Text {
 }
 
 impl Text {
-    fn read(config: &FinetuneConfig, data_dir: Option<&Path>) -> Result<Self> {
-        let (samples, field) = (config.max_train_samples, config.text_field.as_str());
-        let documents = Documents::read(&data::text_file(&config.text, data_dir)?, field)?;
-        let (training, held_out) = match &config.eval_text {
-            Some(path) => {
-                let held_out = Documents::read(&data::text_file(path, data_dir)?, field)?.text;
-                (documents.cut(1.0, samples).0.to_owned(), held_out)
-            }
+    fn read(config: &FinetuneConfig) -> Result<Self> {
+        let (samples, field, data_dir) =
+            (config.max_train_samples, config.text_field.as_str(), config.run.data_dir.as_deref());
+        let path = data::text_file(&config.text, data_dir)?;
+        let share = |documents: &Documents, share| documents.cut(share, samples).0.to_owned();
+        let own = config.eval_text.as_ref().map(|path| Documents::read(&data::text_file(path, data_dir)?, field)).transpose()?;
+        let split = config.train_split.clone().or_else(|| path.is_dir().then(Split::all));
+        if let Some(split) = split {
+            let Parts { training, evaluation } = Parts::read(&path, config.text_config.as_deref(), field, &split)?;
+            let held_out = own.map_or(evaluation.text, |own| own.text);
+            return Ok(Self { training: share(&training, 1.0), held_out });
+        }
+        let documents = Documents::read(&path, field)?;
+        Ok(match own {
+            Some(own) => Self { training: share(&documents, 1.0), held_out: own.text },
             None => {
                 let (training, held_out) = documents.cut(1.0 - config.held_out, samples);
-                (training.to_owned(), held_out.to_owned())
+                Self { training: training.to_owned(), held_out: held_out.to_owned() }
             }
-        };
-        Ok(Self { training, held_out })
+        })
     }
 
     /// Tokens of both parts; cuts the held-out part to about as many as are to be measured.
@@ -497,21 +530,23 @@ impl Text {
             |text: &str, add_special: bool| tokenizer.encode(text, EncodeOptions { add_special, parse_special: false });
         let training = encode(&self.training, false).context("the training text")?;
         let mut held_out = encode(&self.held_out, true).context("the held-out text")?;
-        if let Some(most) = config.max_eval_tokens.filter(|&most| most < held_out.len()) {
+        let cut = config.max_eval_tokens.filter(|&most| most < held_out.len());
+        if let Some(most) = cut {
             let share = most as f64 / held_out.len() as f64;
             let chars = (self.held_out.chars().count() as f64 * share) as usize;
             let end = self.held_out.char_indices().nth(chars).map_or(self.held_out.len(), |(at, _)| at);
             self.held_out.truncate(end);
             held_out = encode(&self.held_out, true).context("the held-out text")?;
         }
-        for (part, ids) in [("training", &training), ("held-out", &held_out)] {
-            if ids.len() <= config.seq_len {
+        // Where less is asked for than a sequence, sequences are as short as that.
+        let least = if cut.is_some() { LEAST - 1 } else { config.seq_len };
+        for (part, ids, least) in [("training", &training, config.seq_len), ("held-out", &held_out, least)] {
+            if ids.len() <= least {
                 bail!(
-                    "the {part} part of {} has {} tokens, fewer than one sequence of {} and the token after it; give a longer text, a \
-                     lower --seq-len, or another --held-out",
+                    "the {part} part of {} has {} tokens, fewer than one sequence of {least} and the token after it; give a longer text, \
+                     a lower --seq-len, or another --held-out",
                     config.text.display(),
                     ids.len(),
-                    config.seq_len
                 );
             }
         }
@@ -520,81 +555,28 @@ impl Text {
     }
 }
 
-/// Bytes that a run needs, estimated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Weights, and what ternary products see in their place.
-    pub weights: u64,
-    /// Gradients of all weights.
-    pub gradients: u64,
-    /// The optimizer's two moments.
-    pub moments: u64,
-    /// The float model that is followed.
-    pub teacher: u64,
-    /// What the forward pass keeps for the backward pass, logits included, and gradients on their way back.
-    pub activations: u64,
-}
-
-impl Memory {
-    /// Of one batch at a time, all in f32.
-    fn estimate(plan: &Plan, config: &FinetuneConfig, ternary: bool) -> Self {
-        let h = &plan.hyper;
-        let count = |role: Option<Role>| -> u64 {
-            let chosen = plan.items.iter().filter(|item| role.is_none_or(|role| item.role == role));
-            chosen.map(|item| (item.rows * item.cols) as u64).sum()
-        };
-        let (all, linear) = (count(None), count(Some(Role::Linear)));
-        let tokens = (config.batch_size * config.seq_len) as u64;
-        let (queries, qkv) = (h.heads * h.head, (h.heads + 2 * h.kv_heads) * h.head);
-        let gated = if plan.family.style == Style::Gpt2 { 1 } else { 2 };
-        // Residuals, norms and outputs; projections, their copies by head, probabilities, outputs; the feed-forward layer.
-        let layer = 6 * h.embedding + 3 * qkv + h.heads * config.seq_len + 2 * queries + (gated + 2) * h.feed_forward;
-        // Logits, their gradient, what is softened of both models.
-        let logits = if config.distill > 0.0 { 3 } else { 2 } * h.vocabulary;
-        Self {
-            weights: 4 * (all + if ternary { linear } else { 0 }),
-            gradients: 4 * all,
-            moments: 8 * all,
-            teacher: if config.distill > 0.0 { 4 * all } else { 0 },
-            // Half as much again is what runs were found to take.
-            activations: 4 * tokens * (h.layers * layer + logits) as u64 * 3 / 2,
-        }
-    }
-
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.moments + self.teacher + self.activations
-    }
-
-    fn check(&self, available: Option<u64>) -> Result<()> {
-        match available {
-            Some(available) if self.total() > available => bail!(
-                "training needs about {self}, but this machine has {}; give a smaller --batch-size (with more \
-                 --gradient-accumulation-steps) or --seq-len{}, or take a smaller model",
-                bytes(available),
-                if self.teacher > 0 { ", leave out --distill" } else { "" }
-            ),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of memory (weights {}, gradients {}, moments {}, activations {}",
-            bytes(self.total()),
-            bytes(self.weights),
-            bytes(self.gradients),
-            bytes(self.moments),
-            bytes(self.activations)
-        )?;
-        if self.teacher > 0 {
-            write!(f, ", float model {}", bytes(self.teacher))?;
-        }
-        f.write_str(")")
-    }
+/// What training a checkpoint takes: of one batch at a time.
+fn memory(plan: &Plan, config: &FinetuneConfig, ternary: bool) -> Memory {
+    let h = &plan.hyper;
+    let float = |n: usize| n as f64;
+    let count = |role: Option<Role>| -> f64 {
+        let chosen = plan.items.iter().filter(|item| role.is_none_or(|role| item.role == role));
+        chosen.map(|item| float(item.rows) * float(item.cols)).sum()
+    };
+    let batch = float(config.batch_size);
+    Memory::of_decoder(&DecoderSizes {
+        weights: count(None),
+        ternary: if ternary { count(Some(Role::Linear)) } else { 0.0 },
+        teacher: config.distill > 0.0,
+        seq_len: float(config.seq_len),
+        batch: (batch, batch),
+        layers: float(h.layers),
+        streams: 1.0,
+        width: float(h.embedding),
+        heads: (float(h.heads), float(h.heads * h.head), float((h.heads + 2 * h.kv_heads) * h.head)),
+        ffn: (float(h.feed_forward), if plan.family.style == Style::Gpt2 { 1.0 } else { 2.0 }),
+        vocabulary: float(h.vocabulary),
+    })
 }
 
 #[cfg(test)]

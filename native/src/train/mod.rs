@@ -2,6 +2,8 @@
 //! exported as GGUF by the rule that training simulated.
 //!
 //! - `trainer.rs` is the loop; what it trains is a [`trainer::Task`]: `text/` or `images/`.
+//! - `settings.rs` are the settings of every run and their ranges, `memory.rs` what a run needs of the machine's memory.
+//! - `run_dir.rs` is a run's folder, `log.rs` the log in it, `tell.rs` what a person sees of a run.
 //! - `ops/` are the differentiable steps, `layers.rs` what is built from them, `parameters.rs` the variables.
 //! - `hyper_connections.rs` are several residual streams in place of one.
 //! - `optimizer.rs` and `schedule.rs` say how variables change, `checkpoint.rs` how a run survives.
@@ -16,10 +18,15 @@ pub mod finetune;
 pub mod hyper_connections;
 pub mod images;
 pub mod layers;
+pub mod log;
+pub mod memory;
 pub mod ops;
 pub mod optimizer;
 pub mod parameters;
+pub mod run_dir;
 pub mod schedule;
+pub mod settings;
+mod tell;
 #[cfg(test)]
 mod testing;
 pub mod text;

@@ -32,7 +32,7 @@ pub struct Schedule {
     pub decay: Decay,
     /// Decoupled weight decay of matrices (AdamW, arXiv:1711.05101), per step times the learning rate.
     pub weight_decay: f32,
-    /// Where weight decay ends, and with two stages the second begins.
+    /// Share of the steps, from 0 to 1, after which weight decay ends, and with two stages the second begins.
     pub second_stage: f32,
     /// Steps at the beginning with float weights and activations.
     pub float_steps: usize,

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use candle_core::Tensor;
 
 use super::parameters::Parameters;
-use super::trainer::{Evaluation, Step, Task};
+use super::trainer::{Evaluation, Step, Task, Watch};
 
 /// Fails at a step, as if the process had been killed there.
 pub struct Killed<T> {
@@ -29,8 +29,12 @@ impl<T: Task> Task for Killed<T> {
         if step.index == self.at { bail!("killed") } else { self.task.loss(step, part) }
     }
 
-    fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
-        self.task.evaluate(step, whole)
+    fn evaluate(&self, step: &Step, whole: bool, watch: &mut Watch<'_>) -> Result<Evaluation> {
+        self.task.evaluate(step, whole, watch)
+    }
+
+    fn data_digest(&self) -> Option<String> {
+        self.task.data_digest()
     }
 
     fn items_per_step(&self) -> (usize, &'static str) {

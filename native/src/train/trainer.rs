@@ -1,22 +1,27 @@
 //! The loop: steps, measurements on held-out data, log, plot, checkpoints. What is trained is a [`Task`].
+//!
+//! Everything that decides what the next step and the next line of the log are is in a checkpoint, so a run that goes on leaves the
+//! weights and the log of one that never stopped.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, Checkpoint, Pending};
+use super::log::{Log, LogLine};
 use super::ops;
-use super::optimizer::{Optimizer, OptimizerConfig};
+use super::optimizer::Optimizer;
 use super::parameters::Parameters;
-use super::schedule::Schedule;
-use crate::ui::interrupt;
+use super::run_dir::RunDir;
+use super::settings::RunConfig;
+use super::tell::Teller;
+use crate::ui::interrupt::{self, Busy, Interrupted};
 use crate::ui::progress::Progress;
 
 /// One step, or a measurement, as layers see it.
@@ -52,6 +57,23 @@ pub struct Evaluation {
     pub accuracy: Option<f64>,
 }
 
+impl std::fmt::Display for Evaluation {
+    /// `loss 1.2345 nats a token, 1.2345 a character`, or `loss 0.0345 nats an image, accuracy 99.12 %`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "loss {:.4} nats", self.loss)?;
+        if let Some(per_char) = self.loss_per_char {
+            write!(f, " a token, {per_char:.4} a character")?;
+        }
+        if let Some(accuracy) = self.accuracy {
+            write!(f, ", accuracy {:.2} %", accuracy * 100.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Hears how much of a measurement is done, of how much, and says whether it goes on.
+pub type Watch<'a> = dyn FnMut(usize, usize) -> bool + 'a;
+
 /// A model with its data: what the loop trains.
 pub trait Task {
     /// What the optimizer changes.
@@ -69,14 +91,20 @@ pub trait Task {
     /// If the computation fails.
     fn loss(&self, step: &Step, part: usize) -> Result<Tensor>;
 
-    /// Measures on held-out data; `whole` rather than a part that is quick.
+    /// Measures on held-out data; `whole` rather than a part that is quick. `watch` is called after each batch, and may end the
+    /// measurement there; the result then is of what was measured.
     ///
     /// # Errors
     /// If the computation fails.
-    fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation>;
+    fn evaluate(&self, step: &Step, whole: bool, watch: &mut Watch<'_>) -> Result<Evaluation>;
 
     /// What a step works through, and its unit: `(4096, "tokens")`.
     fn items_per_step(&self) -> (usize, &'static str);
+
+    /// A digest of the data that is trained and measured on: a run goes on only with the same. `None` is not compared.
+    fn data_digest(&self) -> Option<String> {
+        None
+    }
 
     /// What belongs into a checkpoint besides parameters: running statistics, for one.
     fn state(&self) -> BTreeMap<String, Tensor> {
@@ -98,59 +126,6 @@ pub trait Task {
     fn export(&self, path: &Path, step: &Step) -> Result<()>;
 }
 
-/// How a run goes about its steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RunConfig {
-    /// Everything random follows from it.
-    pub seed: u64,
-    /// What changes over the run.
-    pub schedule: Schedule,
-    /// The optimizer.
-    pub optimizer: OptimizerConfig,
-    /// Steps between measurements on held-out data.
-    pub eval_every: usize,
-    /// Steps between lines of the log.
-    pub log_every: usize,
-    /// Seconds between checkpoints.
-    pub checkpoint_seconds: u64,
-}
-
-impl Default for RunConfig {
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            schedule: Schedule::default(),
-            optimizer: OptimizerConfig::default(),
-            eval_every: 200,
-            log_every: 10,
-            checkpoint_seconds: 120,
-        }
-    }
-}
-
-/// A line of `log.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Steps taken.
-    pub step: usize,
-    /// Mean training loss since the line before, in nats.
-    pub loss: f64,
-    /// Learning rate of the last step.
-    pub lr: f32,
-    /// How ternary weights were.
-    pub ternary: f32,
-    /// Norm of the last gradient before it was held.
-    pub grad_norm: f32,
-    /// Tokens or images a second since the line before, measurements and checkpoints left out.
-    pub per_second: f64,
-    /// Seconds since the run began, in all sessions.
-    pub seconds: f64,
-    /// What was measured at this step, if anything was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out: Option<Evaluation>,
-}
-
 /// A finished run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
@@ -164,174 +139,269 @@ pub struct Outcome {
     pub model: PathBuf,
 }
 
-/// Files of a run in its folder.
-#[derive(Clone, Debug)]
-pub struct RunDir {
-    dir: PathBuf,
-}
-
-impl RunDir {
-    /// The folder of a run, made if it is not there.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn create(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-        Ok(Self { dir: dir.into() })
-    }
-
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The trained model.
-    pub fn model(&self) -> PathBuf {
-        self.dir.join("model.gguf")
-    }
-
-    /// The last checkpoint.
-    pub fn checkpoint(&self) -> PathBuf {
-        checkpoint::path_in(&self.dir)
-    }
-
-    /// The log, one JSON object a line.
-    pub fn log(&self) -> PathBuf {
-        self.dir.join("log.jsonl")
-    }
-
-    /// The settings, as `--config` reads them.
-    pub fn config(&self) -> PathBuf {
-        self.dir.join("config.toml")
-    }
-
-    /// The curve of losses.
-    pub fn plot(&self) -> PathBuf {
-        self.dir.join("loss.svg")
-    }
-}
-
-/// Whether a run can begin, or go on, in its folder.
-///
-/// # Errors
-/// If there is a checkpoint where the run is to begin, or none where it is to go on.
-pub fn check_start(dir: &RunDir, resume: bool) -> Result<()> {
-    let path = dir.checkpoint();
-    match (resume, path.exists()) {
-        (true, false) => {
-            bail!("there is no checkpoint at {} to resume from; leave out --resume to begin", path.display())
-        }
-        (false, true) => bail!(
-            "{} holds the checkpoint of an earlier run; go on with --resume, name another folder with --out, or delete it",
-            dir.dir.display()
-        ),
-        _ => Ok(()),
-    }
-}
-
 /// Trains a task to its end, exports it, and says how it went. `config` describes the whole run, model and data included; a
 /// run is resumed only with the same.
 ///
 /// # Errors
 /// If the folder cannot be written, the checkpoint is of another run, a loss or gradient is not finite, or Ctrl-C was pressed; the
 /// last good checkpoint stays in each case.
-pub fn train(task: &dyn Task, run: &RunConfig, config: &impl Serialize, dir: &RunDir, resume: bool) -> Result<Outcome> {
-    let mut optimizer = Optimizer::new(run.optimizer, task.parameters());
-    let settings = toml::to_string_pretty(config).context("settings cannot be written as TOML")?;
-    let config = serde_json::to_value(config)?;
-    let mut progress = checkpoint::Progress { step: 0, seconds: 0.0, config };
-    check_start(dir, resume)?;
-    if resume {
-        continue_from(task, &mut optimizer, &mut progress, &dir.checkpoint())?;
-    }
-    checkpoint::replace(&dir.config(), settings.as_bytes())
-        .with_context(|| format!("cannot write {}", dir.config().display()))?;
-    let mut log = Log::open(&dir.log(), progress.step)?;
-    let busy = interrupt::busy();
-    let (items, unit) = task.items_per_step();
-    let mut bar = Progress::training(run.schedule.steps as u64);
-    bar.start_at(progress.step as u64);
-    let step_at = |index: usize, training: bool| Step {
-        index,
-        seed: run.seed,
-        ternary: run.schedule.ternary_share_at(index),
-        training,
-    };
-    let save = |optimizer: &Optimizer, progress: &checkpoint::Progress| -> Result<()> {
-        let mut tensors = optimizer.state(task.parameters())?;
-        tensors.extend(task.parameters().iter().map(|p| (p.name.clone(), p.var.as_tensor().clone())));
-        tensors.extend(task.state().into_iter().map(|(name, tensor)| (format!("state.{name}"), tensor)));
-        Checkpoint { progress: progress.clone(), tensors }.write(&dir.checkpoint())
-    };
-
-    let mut held_out = log.lines.iter().rev().find_map(|line| line.held_out);
-    let (mut saved, mut since) = (Instant::now(), Instant::now());
-    let (mut losses, mut stepping) = (Vec::new(), Duration::ZERO);
-    while progress.step < run.schedule.steps {
-        let (started, index) = (Instant::now(), progress.step);
-        let step = step_at(index, true);
-        let (value, grads) = gradients(task, &step, dir)?;
-        let (lr, weight_decay) = (run.schedule.lr_at(index), run.schedule.weight_decay_at(index));
-        let grad_norm = optimizer
-            .step(task.parameters(), &grads, lr, weight_decay)
-            .map_err(|error| anyhow::anyhow!(not_finite(&error.to_string(), index, dir)))?;
-        stepping += started.elapsed();
-        losses.push(f64::from(value));
-        progress.step += 1;
-        let done = progress.step == run.schedule.steps;
-        let measure = done || progress.step.is_multiple_of(run.eval_every.max(1));
-        let mut measured = None;
-        if measure {
-            measured = Some(task.evaluate(&step_at(index, false), done)?);
-            held_out = measured.or(held_out);
-        }
-        if measure || progress.step.is_multiple_of(run.log_every.max(1)) {
-            progress.seconds += since.elapsed().as_secs_f64();
-            since = Instant::now();
-            let line = LogLine {
-                step: progress.step,
-                loss: losses.iter().sum::<f64>() / losses.len() as f64,
-                lr,
-                ternary: step.ternary,
-                grad_norm,
-                per_second: (items * losses.len()) as f64 / stepping.as_secs_f64().max(1e-9),
-                seconds: progress.seconds,
-                held_out: measured,
-            };
-            bar.describe(&describe(&line, held_out, unit));
-            log.add(line)?;
-            (losses, stepping) = (Vec::new(), Duration::ZERO);
-        }
-        bar.set(progress.step as u64);
-        if measure {
-            checkpoint::replace(&dir.plot(), log.plot().as_bytes())?;
-        }
-        let stop = busy.requested();
-        if done || stop || saved.elapsed().as_secs() >= run.checkpoint_seconds {
-            let seconds = progress.seconds + since.elapsed().as_secs_f64();
-            save(&optimizer, &checkpoint::Progress { seconds, ..progress.clone() })?;
-            saved = Instant::now();
-        }
-        if stop && !done {
-            let then = format!("{} steps are done; --resume goes on from there", progress.step);
-            return Err(interrupt::Interrupted { then }.into());
-        }
-    }
-    drop(bar);
-    let last = step_at(run.schedule.steps.saturating_sub(1), false);
+pub fn train<C: Serialize + DeserializeOwned>(
+    task: &dyn Task,
+    run: &RunConfig,
+    config: &C,
+    dir: &RunDir,
+    resume: bool,
+) -> Result<Outcome> {
+    dir.begin(config, resume)?;
+    let mut session = Session::new(task, run, serde_json::to_value(config)?, dir, resume)?;
+    session.train()?;
+    let Session { progress, held_out, .. } = session;
+    let last = step_at(run, run.schedule.steps.saturating_sub(1), false);
     let held_out = match held_out {
-        Some(held_out) if !log.lines.is_empty() => held_out,
-        _ => task.evaluate(&last, true)?,
+        Some(held_out) => held_out,
+        None => task.evaluate(&last, true, &mut |_, _| true)?,
     };
     task.export(&dir.model(), &last)?;
     Ok(Outcome { steps: progress.step, held_out, seconds: progress.seconds, model: dir.model() })
 }
 
-/// The mean loss of a step over its parts, and its gradients.
-fn gradients(task: &dyn Task, step: &Step, dir: &RunDir) -> Result<(f32, GradStore)> {
+/// Writes the model of the checkpoint in the run's folder as it is, and says how far the run came.
+///
+/// # Errors
+/// If there is no checkpoint that belongs to the task, or the model cannot be written.
+pub fn export(task: &dyn Task, run: &RunConfig, dir: &RunDir) -> Result<checkpoint::Progress> {
+    let read = Checkpoint::read(&dir.checkpoint())?;
+    restore(task, &read, dir)?;
+    task.export(&dir.model(), &step_at(run, read.progress.step.saturating_sub(1), false))?;
+    Ok(read.progress)
+}
+
+/// What was measured, and of how much.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// Of what was measured.
+    pub evaluation: Evaluation,
+    /// How much was measured.
+    pub done: usize,
+    /// Of how much; more than was measured if Ctrl-C was pressed.
+    pub total: usize,
+}
+
+impl Measured {
+    /// The measurement, if it came to its end.
+    ///
+    /// # Errors
+    /// An [`Interrupted`] that says what was found, and then `then`.
+    pub fn whole(self, what: &str, then: &str) -> Result<Evaluation> {
+        let Self { evaluation, done, total } = self;
+        if done >= total {
+            return Ok(evaluation);
+        }
+        let share = 100.0 * done as f64 / total as f64;
+        let found = format!("{what} was measured in part: {share:.0} % of the held-out data, {evaluation}");
+        let then = if then.is_empty() { found } else { format!("{found}; {then}") };
+        Err(Interrupted { then }.into())
+    }
+}
+
+/// Measures on all held-out data, with a bar that says what is measured; Ctrl-C ends it.
+///
+/// # Errors
+/// If the computation fails.
+pub fn measure(task: &dyn Task, step: &Step, what: &str, busy: &Busy) -> Result<Measured> {
+    let (mut bar, mut reached) = (None, (0, 0));
+    let evaluation = task.evaluate(step, true, &mut |done, total| {
+        reached = (done, total);
+        let bar = bar.get_or_insert_with(|| Progress::steps(format!("measuring {what}"), total as u64));
+        bar.set(done as u64);
+        !busy.requested()
+    })?;
+    Ok(Measured { evaluation, done: reached.0, total: reached.1 })
+}
+
+/// The step of this index, counted from 0.
+fn step_at(run: &RunConfig, index: usize, training: bool) -> Step {
+    Step { index, seed: run.seed, ternary: run.schedule.ternary_share_at(index), training }
+}
+
+/// A run in this process, from its beginning or its last checkpoint on.
+struct Session<'a> {
+    task: &'a dyn Task,
+    run: &'a RunConfig,
+    dir: &'a RunDir,
+    optimizer: Optimizer,
+    progress: checkpoint::Progress,
+    log: Log,
+    /// What was measured last.
+    held_out: Option<Evaluation>,
+    busy: Busy,
+    teller: Teller,
+    /// When the last checkpoint was written, and until when seconds are counted.
+    saved: Instant,
+    counted: Instant,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        task: &'a dyn Task,
+        run: &'a RunConfig,
+        config: serde_json::Value,
+        dir: &'a RunDir,
+        resume: bool,
+    ) -> Result<Self> {
+        let mut optimizer = Optimizer::new(run.optimizer, task.parameters());
+        let mut progress = checkpoint::Progress { data: task.data_digest(), config, ..Default::default() };
+        if resume {
+            let read = Checkpoint::read(&dir.checkpoint())?;
+            restore(task, &read, dir)?;
+            let steps = read.progress.step as u32;
+            optimizer.restore(task.parameters(), &read.tensors, steps).with_context(|| does_not_fit(dir))?;
+            let checkpoint::Progress { config, data, .. } = progress;
+            progress = checkpoint::Progress { config, data, ..read.progress };
+        }
+        let log = Log::open(&dir.log(), progress.step)?;
+        if log.step() == progress.step {
+            progress.pending = Pending::default();
+        }
+        let teller = Teller::new(progress.step, run.schedule.steps, task.items_per_step());
+        let (now, held_out) = (Instant::now(), log.held_out());
+        let busy = interrupt::busy();
+        Ok(Self { task, run, dir, optimizer, progress, log, held_out, busy, teller, saved: now, counted: now })
+    }
+
+    /// All steps that are left, and the last measurement.
+    fn train(&mut self) -> Result<()> {
+        loop {
+            self.log_if_due()?;
+            if self.progress.step >= self.run.schedule.steps {
+                return Ok(());
+            }
+            let stop = self.busy.requested();
+            if stop || self.saved.elapsed().as_secs() >= self.run.checkpoint_seconds {
+                self.save()?;
+            }
+            if stop {
+                return Err(Interrupted { then: self.so_far() }.into());
+            }
+            self.step()?;
+        }
+    }
+
+    /// One step; none if Ctrl-C was pressed before its last part.
+    fn step(&mut self) -> Result<()> {
+        let (started, index) = (Instant::now(), self.progress.step);
+        let step = step_at(self.run, index, true);
+        let Some((value, grads)) = gradients(self.task, &step, self.dir, &|| self.busy.requested())? else {
+            return Ok(());
+        };
+        let schedule = &self.run.schedule;
+        let (lr, weight_decay) = (schedule.lr_at(index), schedule.weight_decay_at(index));
+        let grad_norm = self
+            .optimizer
+            .step(self.task.parameters(), &grads, lr, weight_decay)
+            .map_err(|error| anyhow::anyhow!(not_finite(&error.to_string(), index, self.dir)))?;
+        let pending = &mut self.progress.pending;
+        pending.seconds += started.elapsed().as_secs_f64();
+        pending.losses.push(value);
+        pending.grad_norm = grad_norm;
+        self.progress.step += 1;
+        self.teller.step(self.progress.step);
+        Ok(())
+    }
+
+    /// Measures and adds a line to the log where this step has one that is not there yet.
+    fn log_if_due(&mut self) -> Result<()> {
+        let (step, steps) = (self.progress.step, self.run.schedule.steps);
+        let measure = step >= steps || step.is_multiple_of(self.run.eval_every.max(1));
+        let due = measure || step.is_multiple_of(self.run.log_every.max(1));
+        if !due || self.log.step() >= step || self.progress.pending.losses.is_empty() {
+            return Ok(());
+        }
+        let index = step - 1;
+        let at = step_at(self.run, index, false);
+        let measured = match measure {
+            true => Some(self.measure(&at, step >= steps)?),
+            false => None,
+        };
+        self.held_out = measured.or(self.held_out);
+        let Pending { losses, grad_norm, seconds } = std::mem::take(&mut self.progress.pending);
+        self.progress.seconds += self.counted.elapsed().as_secs_f64();
+        self.counted = Instant::now();
+        let (items, _) = self.task.items_per_step();
+        let line = LogLine {
+            step,
+            loss: losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64,
+            lr: self.run.schedule.lr_at(index),
+            ternary: at.ternary,
+            grad_norm,
+            per_second: (items * losses.len()) as f64 / seconds.max(1e-9),
+            seconds: self.progress.seconds,
+            held_out: measured,
+        };
+        self.teller.line(&line, self.held_out);
+        self.log.add(line)?;
+        if measure {
+            checkpoint::replace(&self.dir.plot(), self.log.plot().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Measures after a step; Ctrl-C ends it, and nothing is lost by that.
+    fn measure(&mut self, at: &Step, last: bool) -> Result<Evaluation> {
+        let measured = match last {
+            true => {
+                // The steps are what took long.
+                self.save()?;
+                self.teller.end();
+                measure(self.task, at, "on all held-out data", &self.busy)?
+            }
+            false => {
+                let (mut reached, teller, busy) = ((0, 0), &mut self.teller, &self.busy);
+                let evaluation = self.task.evaluate(at, false, &mut |done, total| {
+                    reached = (done, total);
+                    teller.measuring(done, total);
+                    !busy.requested()
+                })?;
+                Measured { evaluation, done: reached.0, total: reached.1 }
+            }
+        };
+        if measured.done < measured.total && !last {
+            self.save()?;
+        }
+        measured.whole(&format!("step {}", self.progress.step), &self.so_far())
+    }
+
+    fn so_far(&self) -> String {
+        let (step, steps) = (self.progress.step, self.run.schedule.steps);
+        format!("{step} of {steps} steps are done and saved in {}", self.dir.path().display())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let parameters = self.task.parameters();
+        let mut tensors = self.optimizer.state(parameters)?;
+        tensors.extend(parameters.iter().map(|p| (p.name.clone(), p.var.as_tensor().clone())));
+        tensors.extend(self.task.state().into_iter().map(|(name, tensor)| (format!("state.{name}"), tensor)));
+        let seconds = self.progress.seconds + self.counted.elapsed().as_secs_f64();
+        let progress = checkpoint::Progress { seconds, ..self.progress.clone() };
+        Checkpoint { progress, tensors }.write(&self.dir.checkpoint())?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+}
+
+/// The mean loss of a step over its parts, and its gradients; `None` if `stop` says so between two parts.
+fn gradients(
+    task: &dyn Task,
+    step: &Step,
+    dir: &RunDir,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<(f32, GradStore)>> {
     let parts = task.parts().max(1);
     let (mut mean, mut sums): (f32, Option<GradStore>) = (0.0, None);
     for part in 0..parts {
+        if part > 0 && stop() {
+            return Ok(None);
+        }
         let mut loss = task.loss(step, part).map_err(|error| match sound(task.parameters()) {
             true => error,
             false => anyhow::anyhow!(not_finite(&format!("{error:#}"), step.index, dir)),
@@ -362,7 +432,7 @@ fn gradients(task: &dyn Task, step: &Step, dir: &RunDir) -> Result<(f32, GradSto
         });
     }
     let sums = sums.context("a step has no parts")?;
-    Ok((mean, sums))
+    Ok(Some((mean, sums)))
 }
 
 fn not_finite(what: &str, step: usize, dir: &RunDir) -> String {
@@ -381,95 +451,26 @@ fn sound(parameters: &Parameters) -> bool {
     })
 }
 
-fn continue_from(
-    task: &dyn Task,
-    optimizer: &mut Optimizer,
-    progress: &mut checkpoint::Progress,
-    path: &Path,
-) -> Result<()> {
-    let read = Checkpoint::read(path)?;
-    if let Some(difference) = difference(&progress.config, &read.progress.config, "") {
-        bail!("{} is of another run: {difference}; resume with the settings it began with", path.display());
+fn does_not_fit(dir: &RunDir) -> String {
+    format!("{} does not fit this run", dir.checkpoint().display())
+}
+
+/// Sets a task to what a checkpoint holds of it.
+fn restore(task: &dyn Task, read: &Checkpoint, dir: &RunDir) -> Result<()> {
+    if let (Some(saved), Some(given)) = (&read.progress.data, task.data_digest())
+        && *saved != given
+    {
+        bail!(
+            "the data is not what {} was trained on: a file has changed, or another one was named; go on with the data that the run \
+             began with, or begin another run with another --out",
+            dir.path().display()
+        );
     }
-    let fit = || format!("{} does not fit this run", path.display());
+    let fit = || does_not_fit(dir);
     read.restore(task.parameters()).with_context(fit)?;
-    optimizer.restore(task.parameters(), &read.tensors, read.progress.step as u32).with_context(fit)?;
     let state =
         read.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("state.")?.into(), tensor.clone())));
-    task.restore(&state.collect()).with_context(fit)?;
-    *progress = read.progress;
-    Ok(())
-}
-
-/// The first place where two configurations differ.
-fn difference(ours: &serde_json::Value, theirs: &serde_json::Value, at: &str) -> Option<String> {
-    if let (Some(ours), Some(theirs)) = (ours.as_object(), theirs.as_object()) {
-        let keys: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
-        let null = serde_json::Value::Null;
-        return keys.into_iter().find_map(|key| {
-            let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-            difference(ours.get(key).unwrap_or(&null), theirs.get(key).unwrap_or(&null), &at)
-        });
-    }
-    (ours != theirs).then(|| format!("{at} was {theirs} there and is {ours} here"))
-}
-
-/// What stands behind the bar.
-fn describe(line: &LogLine, held_out: Option<Evaluation>, unit: &str) -> String {
-    let mut text = format!("loss {:.3}", line.loss);
-    if let Some(held_out) = held_out {
-        text += &format!(", held-out {:.3}", held_out.loss_per_char.unwrap_or(held_out.loss));
-        if let Some(accuracy) = held_out.accuracy {
-            text += &format!(", accuracy {:.2} %", accuracy * 100.0);
-        }
-    }
-    text + &format!(", {:.0} {unit}/s", line.per_second)
-}
-
-/// The log, in memory for the plot and on disk.
-struct Log {
-    lines: Vec<LogLine>,
-    file: File,
-    path: PathBuf,
-}
-
-impl Log {
-    /// Opens the log of a run that is at `step`; later lines, of a session that was killed, are dropped.
-    fn open(path: &Path, step: usize) -> Result<Self> {
-        let cannot = || format!("cannot write {}", path.display());
-        let mut lines: Vec<LogLine> = Vec::new();
-        if let (Ok(file), true) = (File::open(path), step > 0) {
-            for line in BufReader::new(file).lines() {
-                // A line that was cut by a kill is the last one.
-                match serde_json::from_str::<LogLine>(&line?) {
-                    Ok(line) if line.step <= step => lines.push(line),
-                    _ => break,
-                }
-            }
-        }
-        let mut text = String::new();
-        for line in &lines {
-            text += &serde_json::to_string(line)?;
-            text.push('\n');
-        }
-        checkpoint::replace(path, text.as_bytes()).with_context(cannot)?;
-        let file = OpenOptions::new().append(true).open(path).with_context(cannot)?;
-        Ok(Self { lines, file, path: path.into() })
-    }
-
-    fn add(&mut self, line: LogLine) -> Result<()> {
-        let text = serde_json::to_string(&line)? + "\n";
-        self.file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))?;
-        self.lines.push(line);
-        Ok(())
-    }
-
-    /// The curve as SVG.
-    fn plot(&self) -> String {
-        let training = self.lines.iter().map(|line| (line.step as f64, line.loss)).collect();
-        let held_out = self.lines.iter().filter_map(|line| Some((line.step as f64, line.held_out?.loss))).collect();
-        super::loss_curve(training, held_out)
-    }
+    task.restore(&state.collect()).with_context(fit)
 }
 
 #[cfg(test)]
@@ -500,7 +501,7 @@ mod tests {
             Ok(if part == 2 { (loss + self.b.as_tensor())? } else { loss })
         }
 
-        fn evaluate(&self, _: &Step, _: bool) -> Result<Evaluation> {
+        fn evaluate(&self, _: &Step, _: bool, _: &mut Watch<'_>) -> Result<Evaluation> {
             Ok(Evaluation { loss: 0.0, loss_per_char: None, accuracy: None })
         }
 
@@ -522,7 +523,9 @@ mod tests {
         let task = Parts { parameters, a, b };
         let dir = tempfile::tempdir()?;
         let step = Step { index: 0, seed: 1, ternary: 1.0, training: true };
-        let (loss, grads) = gradients(&task, &step, &RunDir::create(dir.path())?)?;
+        let dir = RunDir::create(dir.path())?;
+        assert!(gradients(&task, &step, &dir, &|| true)?.is_none());
+        let (loss, grads) = gradients(&task, &step, &dir, &|| false)?.unwrap();
         assert!((loss - 12.0).abs() < 1e-5, "{loss}");
         let of = |var: &Var| grads.get(var).unwrap().to_scalar::<f32>().unwrap();
         assert!((of(&task.a) - 2.0).abs() < 1e-6 && (of(&task.b) - 1.0 / 3.0).abs() < 1e-6);

@@ -1,6 +1,7 @@
 //! Training images that differ from epoch to epoch, and the fixed distorted test set: shifts, sizes, rotations, shears, wavy
 //! lines, thinner and thicker strokes. Every image is a function of its seed alone.
 
+use anyhow::Result;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 use rayon::prelude::*;
@@ -10,6 +11,7 @@ use sterna_core::image::{Ink, SIDE, centre};
 use super::idx::Images;
 use crate::train::ops::stream;
 use crate::train::parameters::{normal, unit};
+use crate::train::settings::Setting;
 
 /// How much an image is changed. Each amount is the largest to either side, drawn evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +93,31 @@ impl Augmentation {
         centred: 1.0,
         mirrored: 0.0,
     };
+
+    /// Whether all amounts make sense.
+    ///
+    /// # Errors
+    /// The first that does not, by its name, with the range.
+    pub fn check(&self) -> Result<()> {
+        for (name, share) in [
+            ("augmentation.untouched", self.untouched),
+            ("augmentation.stroke", self.stroke),
+            ("augmentation.centred", self.centred),
+            ("augmentation.mirrored", self.mirrored),
+        ] {
+            Setting(name).share(share)?;
+        }
+        for (name, amount) in [
+            ("augmentation.rotation", self.rotation),
+            ("augmentation.shear", self.shear),
+            ("augmentation.shift", self.shift),
+            ("augmentation.elastic", self.elastic),
+        ] {
+            Setting(name).not_negative(amount)?;
+        }
+        // A size of zero or less is none.
+        Setting("augmentation.scale").share_below_one(self.scale)
+    }
 
     /// `image`, `[height, width]`, changed, into `out`; what is changed follows from `seed`.
     ///

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sterna_core::formats::Format;
 use sterna_core::gguf::{Metadata, TensorDecl};
 use sterna_core::model::image::{ImageConfig, ImageLayer, Shape};
@@ -28,9 +29,11 @@ use self::idx::Images;
 use self::net::Net;
 use super::export::{format_named, write_encoded};
 use super::layers::{QuantizationConfig, Quantizer};
+use super::memory::{Admit, Memory};
 use super::ops::{losses, stream, tensor};
 use super::parameters::{Parameters, below, generator};
-use super::trainer::{Evaluation, RunConfig, Step, Task};
+use super::settings::{RunConfig, Setting, hex};
+use super::trainer::{Evaluation, Step, Task, Watch};
 
 /// Images that are measured together.
 const EVALUATED: usize = 250;
@@ -149,6 +152,13 @@ impl ImagesConfig {
         }
     }
 
+    fn check(&self) -> Result<()> {
+        self.run.check(self.quantization.method != "none")?;
+        // Batch norm needs two images.
+        Setting("--batch-size").at_least(self.batch_size, 2)?;
+        self.augmentation.check()
+    }
+
     /// The same in 600 steps.
     pub fn quick(&mut self) {
         self.run.schedule.steps = 600;
@@ -165,6 +175,7 @@ pub struct ImageTask {
     test: Images,
     /// The order of the images in an epoch.
     order: Mutex<(u64, Vec<u32>)>,
+    digest: String,
 }
 
 impl ImageTask {
@@ -172,17 +183,19 @@ impl ImageTask {
     ///
     /// # Errors
     /// If the data cannot be used, or the settings do not fit each other.
-    pub fn from_folder(config: ImagesConfig, dir: &Path) -> Result<Self> {
+    pub fn from_folder(config: ImagesConfig, dir: &Path, admit: Admit<'_>) -> Result<Self> {
+        config.check()?;
         let classes = config.data.labels().len();
         let (train, test) = (Images::read(dir, "train", classes)?, Images::read(dir, "t10k", classes)?);
-        Self::new(config, train, test)
+        Self::new(config, train, test, admit)
     }
 
     /// With images to train on, and others to measure on.
     ///
     /// # Errors
-    /// If their sizes differ, or the settings do not fit each other.
-    pub fn new(config: ImagesConfig, train: Images, test: Images) -> Result<Self> {
+    /// If their sizes differ, the settings do not fit each other, or `admit` refuses what the run needs.
+    pub fn new(config: ImagesConfig, train: Images, test: Images, admit: Admit<'_>) -> Result<Self> {
+        config.check()?;
         if (train.height, train.width) != (test.height, test.width) {
             bail!(
                 "images to train on are {} x {}, those to measure on {} x {}; they belong to different sets",
@@ -192,9 +205,9 @@ impl ImageTask {
                 test.width
             );
         }
-        if config.batch_size < 2 || config.batch_size > train.len() {
+        if config.batch_size > train.len() {
             bail!(
-                "a batch of {} images cannot be taken from {}; batch norm needs at least 2",
+                "a batch of {} images cannot be taken from {}; give a smaller --batch-size",
                 config.batch_size,
                 train.len()
             );
@@ -202,13 +215,15 @@ impl ImageTask {
         let layers = parse_layers(&config.layers)?;
         let input = Shape { height: train.height, width: train.width, channels: 1 };
         let quantizer = Quantizer::new(&config.quantization)?;
+        admit(&memory(&layers, input, config.batch_size.max(EVALUATED)))?;
         let net = Net::new(&layers, input, config.data.labels().len(), quantizer, config.run.seed)?;
         // Known now rather than when all is trained.
         let format = config.format.as_deref().map(format_named).transpose()?;
         if let Some(rule) = net.rule() {
             net::format_for(rule, format)?;
         }
-        Ok(Self { config, net, train, test, order: Mutex::new((u64::MAX, Vec::new())) })
+        let digest = digest(&[&train, &test]);
+        Ok(Self { config, net, train, test, order: Mutex::new((u64::MAX, Vec::new())), digest })
     }
 
     /// All settings.
@@ -301,6 +316,39 @@ impl ImageTask {
     }
 }
 
+/// The digest of sets of images.
+fn digest(sets: &[&Images]) -> String {
+    let mut sha = Sha256::new();
+    for Images { height, width, pixels, labels } in sets {
+        [*height, *width, labels.len()].iter().for_each(|n| sha.update((*n as u64).to_le_bytes()));
+        sha.update(pixels);
+        sha.update(labels);
+    }
+    hex(&sha.finalize())
+}
+
+/// What training a net takes, where so many images go through it together.
+fn memory(layers: &[ImageLayer], input: Shape, images: usize) -> Memory {
+    let (mut shape, mut weights, mut kept) = (input, 0.0, input.len() as f64);
+    for &layer in layers {
+        // What nothing comes out of is refused when the net is made.
+        let Some(output) = layer.output(shape) else { break };
+        let (rows, cols) = layer.matrix(shape).map_or((0.0, 0.0), |(rows, cols)| (rows as f64, cols as f64));
+        weights += rows * cols;
+        // What comes out, before and after the norm, and the gradient on its way back.
+        kept += 3.0 * output.height as f64 * output.width as f64 * output.channels as f64;
+        shape = output;
+    }
+    let bytes = |floats: f64| (4.0 * floats) as u64;
+    Memory {
+        weights: bytes(2.0 * weights),
+        gradients: bytes(weights),
+        moments: bytes(2.0 * weights),
+        teacher: 0,
+        activations: bytes(kept * images as f64),
+    }
+}
+
 fn parse_layers(texts: &[String]) -> Result<Vec<ImageLayer>> {
     let parse = |(i, text): (usize, &String)| {
         text.parse().map_err(|why: &str| anyhow::anyhow!("layer {i} is `{text}`, but {why}"))
@@ -338,9 +386,9 @@ impl Task for ImageTask {
         self.net.loss(&pixels, drawn.iter().map(|&i| u32::from(self.train.labels[i])).collect(), step)
     }
 
-    fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
+    fn evaluate(&self, step: &Step, whole: bool, watch: &mut Watch<'_>) -> Result<Evaluation> {
         let count = if whole { self.test.len() } else { self.test.len().min(PART) };
-        let (mut loss, mut correct) = (0.0, 0);
+        let (mut loss, mut correct, mut done) = (0.0, 0, 0);
         for (i, labels) in self.test.labels[..count].chunks(EVALUATED).enumerate() {
             let size = self.net.input().len();
             let pixels = &self.test.pixels[i * EVALUATED * size..][..labels.len() * size];
@@ -349,8 +397,16 @@ impl Task for ImageTask {
             let targets: Vec<u32> = labels.iter().map(|&label| u32::from(label)).collect();
             let logits = tensor(logits, (labels.len(), self.net.classes()))?;
             loss += losses(&logits, &targets)?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            done += labels.len();
+            if !watch(done, count) {
+                break;
+            }
         }
-        Ok(Evaluation { loss: loss / count as f64, loss_per_char: None, accuracy: Some(correct as f64 / count as f64) })
+        Ok(Evaluation { loss: loss / done as f64, loss_per_char: None, accuracy: Some(correct as f64 / done as f64) })
+    }
+
+    fn data_digest(&self) -> Option<String> {
+        Some(self.digest.clone())
     }
 
     fn items_per_step(&self) -> (usize, &'static str) {

@@ -10,7 +10,8 @@ use sterna_core::model::LoadOptions;
 use sterna_core::model::image::ImageClassifier;
 
 use super::*;
-use crate::train::trainer::{RunDir, train};
+use crate::train::run_dir::RunDir;
+use crate::train::trainer::train;
 
 /// Bars whose place and direction tell the class, with some noise; 12 x 12.
 fn bars(count: usize, seed: u64) -> Images {
@@ -42,7 +43,7 @@ fn config(method: &str, group: &str) -> ImagesConfig {
 }
 
 fn trained(config: ImagesConfig, dir: &Path) -> Result<ImageTask> {
-    let task = ImageTask::new(config, bars(400, 1), bars(100, 2))?;
+    let task = ImageTask::new(config, bars(400, 1), bars(100, 2), &|_| Ok(()))?;
     train(&task, &task.config().run, task.config(), &RunDir::create(dir)?, false)?;
     Ok(task)
 }
@@ -123,7 +124,7 @@ fn runs_are_the_same_for_a_seed_on_any_number_of_threads_and_after_a_break() -> 
             config.quantization.stochastic_rounding = true;
             let out = RunDir::create(&dir.path().join(name))?;
             for half in if halves { vec![6, 12] } else { vec![12] } {
-                let task = ImageTask::new(config.clone(), bars(100, 1), bars(50, 2))?;
+                let task = ImageTask::new(config.clone(), bars(100, 1), bars(50, 2), &|_| Ok(()))?;
                 let mut run = config.run.clone();
                 // So that the course of half the steps is the first half of the whole.
                 run.schedule.decay = crate::train::schedule::Decay::Constant;
@@ -146,14 +147,17 @@ fn settings_and_data_that_do_not_fit_are_told() {
     let error = |change: fn(&mut ImagesConfig), train: Images, test: Images| {
         let mut config = config("absmean", "row");
         change(&mut config);
-        ImageTask::new(config, train, test).map(|_| ()).unwrap_err().to_string()
+        ImageTask::new(config, train, test, &|_| Ok(())).map(|_| ()).unwrap_err().to_string()
     };
     let set = || bars(40, 1);
     let mut wide = set();
     (wide.height, wide.width) = (6, 24);
     assert!(error(|_| {}, set(), wide).contains("12 x 12, those to measure on 6 x 24"));
     assert!(error(|c| c.batch_size = 50, set(), set()).contains("a batch of 50 images cannot be taken from 40"));
-    assert!(error(|c| c.batch_size = 1, set(), set()).contains("at least 2"));
+    assert!(error(|c| c.batch_size = 1, set(), set()).contains("--batch-size is 1; give a whole number, at least 2"));
+    assert!(error(|c| c.augmentation.scale = 1.0, set(), set()).contains("augmentation.scale is 1"));
+    assert!(error(|c| c.augmentation.rotation = f32::NAN, set(), set()).contains("augmentation.rotation is NaN"));
+    assert!(error(|c| c.augmentation.stroke = -0.1, set(), set()).contains("augmentation.stroke is -0.1"));
     assert!(error(|c| c.layers[0] = "conv 8".into(), set(), set()).contains("layer 0 is `conv 8`"));
     assert!(error(|c| c.layers.truncate(3), set(), set()).contains("linear 10"));
     assert!(error(|c| c.format = Some("Q1_0".into()), set(), set()).contains("Q1_0 cannot hold"));

@@ -4,15 +4,20 @@
 //! lines of plain text. Not here: cutting it into training and held-out parts, and tokens.
 
 use std::fs::File;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use parquet::basic::{Compression, Type};
 use parquet::column::reader::ColumnReader;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
+use crate::data;
+
 /// What separates documents.
 const GAP: &str = "\n\n";
+/// Endings of the names of files with texts.
+pub(super) const ENDINGS: [&str; 4] = ["txt", "jsonl", "ndjson", "parquet"];
 /// Values that are read from a column at once.
 const BATCH: usize = 1024;
 
@@ -21,8 +26,10 @@ const BATCH: usize = 1024;
 pub struct Documents {
     /// All of it.
     pub text: String,
-    /// Byte offsets at which samples end.
+    /// Byte offsets at which samples end; documents that are empty are none.
     pub ends: Vec<usize>,
+    /// Byte ranges of all lines or documents, also of empty ones: what a slice such as `train[:20]` counts.
+    pub rows: Vec<Range<usize>>,
 }
 
 impl Documents {
@@ -46,7 +53,12 @@ impl Documents {
             _ => {
                 let text = crate::args::read_text(path)?;
                 let ends = text.match_indices('\n').map(|(at, _)| at + 1).collect();
-                Self { text, ends }
+                let rows = text.split_inclusive('\n').scan(0, |at, line| {
+                    let start = std::mem::replace(at, *at + line.len());
+                    Some(start..*at)
+                });
+                let rows = rows.collect();
+                Self { text, ends, rows }
             }
         };
         if documents.text.trim().is_empty() {
@@ -55,17 +67,59 @@ impl Documents {
         Ok(documents)
     }
 
+    /// Several files as one text; see [`Documents::read`].
+    ///
+    /// # Errors
+    /// As for one.
+    pub fn read_all(paths: &[PathBuf], field: &str) -> Result<Self> {
+        let mut all = Self::default();
+        for path in paths {
+            let Self { text, ends, rows } = Self::read(path, field)?;
+            if !all.text.is_empty() && !all.text.ends_with('\n') {
+                all.text.push_str(GAP);
+            }
+            let from = all.text.len();
+            all.text.push_str(&text);
+            all.ends.extend(ends.into_iter().map(|end| from + end));
+            all.rows.extend(rows.into_iter().map(|row| from + row.start..from + row.end));
+        }
+        Ok(all)
+    }
+
     /// Documents with gaps between them; empty ones are left out.
     fn joined(documents: Vec<String>) -> Self {
         let mut joined = Self::default();
-        for document in documents.iter().filter(|document| !document.trim().is_empty()) {
+        for document in &documents {
+            if document.trim().is_empty() {
+                joined.rows.push(joined.text.len()..joined.text.len());
+                continue;
+            }
             if !joined.text.is_empty() {
                 joined.text.push_str(GAP);
             }
+            let start = joined.text.len();
             joined.text.push_str(document);
             joined.ends.push(joined.text.len());
+            joined.rows.push(start..joined.text.len());
         }
         joined
+    }
+
+    /// Its text up to the end of the first `samples` samples that are not blank; all of it if there are no more.
+    pub fn first(&self, samples: Option<usize>) -> &str {
+        let Some(samples) = samples else { return &self.text };
+        // The last line may have no end.
+        let ends = self.ends.iter().copied().chain([self.text.len()]);
+        let filled = ends.scan(0, |from, end| {
+            let sample = &self.text[std::mem::replace(from, end)..end];
+            Some((end, !sample.trim().is_empty()))
+        });
+        let mut filled = filled.filter(|(_, filled)| *filled).map(|(end, _)| end);
+        let end = match samples {
+            0 => Some(0),
+            samples => filled.nth(samples - 1),
+        };
+        &self.text[..end.unwrap_or(self.text.len())]
     }
 
     /// The text's first `share` of its characters, of that at most `samples` samples, and the rest after that share.
@@ -81,6 +135,15 @@ impl Documents {
         };
         (&first[..end], rest)
     }
+}
+
+/// How a path is kept, so that it means the same from any folder: whole, unless it is the name of a data set, or stdin.
+pub fn remembered(path: &Path) -> PathBuf {
+    let data_set = path.to_str().is_some_and(|name| data::DataSet::named(name).is_some() && !path.exists());
+    if path.as_os_str().is_empty() || path == "-" || data_set {
+        return path.to_owned();
+    }
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn json_lines(path: &Path, field: &str) -> Result<Vec<String>> {
@@ -109,6 +172,7 @@ fn rows(path: &Path, column: &str) -> Result<Vec<String>> {
     if columns[index].physical_type() != Type::BYTE_ARRAY || columns[index].max_rep_level() > 0 {
         bail!("its column {column} does not hold texts; name another with --text-field");
     }
+    let filled = columns[index].max_def_level();
     let mut documents = Vec::new();
     for group in 0..file.num_row_groups() {
         let group = file.get_row_group(group)?;
@@ -129,9 +193,16 @@ fn rows(path: &Path, column: &str) -> Result<Vec<String>> {
                 bail!("its column {column} ends {left} rows early");
             }
             left -= records;
-            for value in values {
+            let mut values = values.iter();
+            let mut text = || -> Result<String> {
+                let value = values.next().with_context(|| format!("its column {column} is damaged"))?;
                 let text = std::str::from_utf8(value.data()).ok();
-                documents.push(text.with_context(|| format!("its column {column} is not UTF-8 text"))?.to_owned());
+                Ok(text.with_context(|| format!("its column {column} is not UTF-8 text"))?.to_owned())
+            };
+            // A row without a value is an empty document; a column in which every row has one keeps no levels.
+            for row in 0..records {
+                let there = present.get(row).is_none_or(|&level| level == filled);
+                documents.push(if there { text()? } else { String::new() });
             }
         }
     }
@@ -176,11 +247,14 @@ mod tests {
         fs::write(path("a.jsonl"), lines).unwrap();
         let plain = Documents::read(&path("a.txt"), "text").unwrap();
         assert_eq!(plain.ends, [7, 8, 12]);
-        let expected = Documents { ends: vec![6, 17], ..plain };
+        assert_eq!(plain.rows, [0..7, 7..8, 8..12, 12..17]);
+        let expected = Documents { ends: vec![6, 17], rows: vec![0..6, 6..6, 8..17], ..plain };
         assert_eq!(Documents::read(&path("a.jsonl"), "text").unwrap(), expected);
         for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::GZIP(Default::default())] {
             parquet(&path("a.parquet"), &[Some("one é"), None, Some(""), Some("two\nlines")], compression);
-            assert_eq!(Documents::read(&path("a.parquet"), "text").unwrap(), expected);
+            // A row without a value is a sample, as an empty one is.
+            let expected = Documents { rows: vec![0..6, 6..6, 6..6, 8..17], ..expected.clone() };
+            assert_eq!(Documents::read(&path("a.parquet"), "text").unwrap(), expected, "{compression}");
         }
     }
 
@@ -193,6 +267,23 @@ mod tests {
         assert_eq!(documents.cut(1.0, Some(2)), ("äöü\n\nxyz", ""));
         assert_eq!(documents.cut(1.0, Some(9)).0, documents.text);
         assert_eq!(documents.cut(0.0, Some(0)), ("", &*documents.text));
+    }
+
+    #[test]
+    fn samples_that_are_not_blank_count() {
+        let text = "one\n\n two\n  \nthree";
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        let documents = Documents { text: text.into(), ends, rows: Vec::new() };
+        for (samples, expected) in [
+            (Some(0), ""),
+            (Some(1), "one\n"),
+            (Some(2), "one\n\n two\n"),
+            (Some(3), text),
+            (Some(9), text),
+            (None, text),
+        ] {
+            assert_eq!(documents.first(samples), expected, "{samples:?}");
+        }
     }
 
     #[test]

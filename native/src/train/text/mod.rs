@@ -3,28 +3,42 @@
 pub mod documents;
 pub mod model;
 pub mod save;
+pub mod split;
 pub mod tokenizer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use rand_xoshiro::rand_core::Rng;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sterna_core::formats::Format;
 
+use self::documents::remembered;
 use self::model::{About, Decoder, ModelConfig};
 use self::tokenizer::{TextTokenizer, TokenizerChoice};
 use super::export;
 use super::layers::{QuantizationConfig, Quantizer};
 use super::ops;
+use super::memory::Admit;
 use super::parameters::{Parameters, below, generator};
-use super::trainer::{Evaluation, RunConfig, Step, Task};
+use super::settings::{RunConfig, Setting, hex};
+use super::trainer::{Evaluation, Step, Task, Watch};
+use crate::data;
 
 /// A whole run on a text: what `--config` reads and a checkpoint keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
+    /// The text: a file, or the name of a text that `sterna data` knows.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub text: PathBuf,
+    /// More texts to train on, of which nothing is held out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<PathBuf>,
+    /// What the exported file says about itself.
+    pub about: About,
     /// How text becomes tokens.
     pub tokenizer: TokenizerChoice,
     /// Share of the characters, at the end of the text, that is held out for measurements.
@@ -47,6 +61,9 @@ pub struct TextConfig {
 impl Default for TextConfig {
     fn default() -> Self {
         Self {
+            text: PathBuf::new(),
+            also: Vec::new(),
+            about: About::default(),
             tokenizer: TokenizerChoice::Characters,
             held_out: 0.1,
             batch_size: 16,
@@ -57,6 +74,27 @@ impl Default for TextConfig {
             run: RunConfig::default(),
         }
     }
+}
+
+impl TextConfig {
+    /// Makes paths whole, so that the run goes on from any folder.
+    pub fn remember_paths(&mut self) {
+        self.text = remembered(&self.text);
+        self.also.iter_mut().for_each(|path| *path = remembered(path));
+    }
+
+    fn check(&self) -> Result<()> {
+        self.run.check(self.quantization.method != "none")?;
+        Setting("--batch-size").at_least(self.batch_size, 1)?;
+        Setting("--seq-len").at_least(self.seq_len, 4)?;
+        let held_out = f64::MIN_POSITIVE..1.0;
+        Setting("held_out").within(self.held_out, held_out, "a share of the text, above 0 and below 1")
+    }
+}
+
+/// Whether no text was named.
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// Tokens that an evaluation looks at where not all are wanted.
@@ -96,24 +134,26 @@ impl HeldOut {
         }
     }
 
-    /// What `sterna perplexity -c LENGTH` measures: sequences that do not overlap, the second half of each scored. About `tokens` of
-    /// them, evenly chosen; `batch` sequences go through the model at once.
+    /// What `sterna perplexity -c LENGTH` measures: sequences of `size.0` tokens that do not overlap, the second half of each scored.
+    /// About `tokens` of them, evenly chosen; `size.1` sequences go through the model at once. `watch` hears of sequences.
     ///
     /// # Errors
     /// If the computation fails.
     pub fn evaluate(
         &self,
         decoder: &Decoder,
-        length: usize,
-        batch: usize,
+        size: (usize, usize),
         tokens: usize,
         step: &Step,
+        watch: &mut Watch<'_>,
     ) -> Result<Evaluation> {
+        let (length, batch) = size;
         let (sequences, half) = (self.ids.len() / length, length / 2);
         let wanted = (tokens / length).clamp(1, sequences.max(1));
         let (mut sum, mut count) = (0.0f64, 0usize);
         for first in (0..wanted).step_by(batch.max(1)) {
             let chosen = first..(first + batch.max(1)).min(wanted);
+            let done = chosen.end;
             let mut ids: Vec<u32> =
                 chosen.flat_map(|i| &self.ids[i * sequences / wanted * length..][..length]).copied().collect();
             self.begin(&mut ids, length);
@@ -124,11 +164,24 @@ impl HeldOut {
             let losses = ops::losses(&scored.contiguous()?.reshape((targets.len(), ()))?, &targets)?;
             sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             count += losses.len();
+            if !watch(done, wanted) {
+                break;
+            }
         }
         let loss = sum / count as f64;
         let tokens_per_char = self.ids.len() as f64 / self.chars.max(1) as f64;
         Ok(Evaluation { loss, loss_per_char: Some(loss * tokens_per_char), accuracy: None })
     }
+}
+
+/// The digest of tokens that are trained on and of those that are measured on.
+pub(super) fn digest(training: &[u32], held_out: &[u32]) -> String {
+    let mut sha = Sha256::new();
+    for part in [training, held_out] {
+        sha.update((part.len() as u64).to_le_bytes());
+        part.iter().for_each(|id| sha.update(id.to_le_bytes()));
+    }
+    hex(&sha.finalize())
 }
 
 /// A decoder and its text.
@@ -140,25 +193,45 @@ pub struct TextTask {
     training: Vec<u32>,
     held_out: HeldOut,
     format: Option<Format>,
-    about: About,
+    notes: Vec<String>,
 }
 
 impl TextTask {
-    /// Cuts the text, makes the tokenizer from what is trained on, and the decoder. `also` is trained on whole, after the
-    /// text's own training part; `data_dir` is where GPT-2's vocabulary is looked for; `about` goes into the exported file.
+    /// As [`TextTask::new`], with the texts that the settings name.
     ///
     /// # Errors
-    /// If the text is too short for one sequence in each part, or settings do not go together.
-    pub fn new(config: TextConfig, text: &str, also: &str, data_dir: Option<&Path>, about: About) -> Result<Self> {
-        if !(0.0..1.0).contains(&config.held_out) || config.batch_size == 0 || config.seq_len < 4 {
-            bail!("batch-size must be at least 1, seq-len at least 4, held_out from 0 up to 1");
+    /// If a text cannot be read, and as [`TextTask::new`].
+    pub fn open(config: TextConfig, admit: Admit<'_>) -> Result<Self> {
+        if is_empty(&config.text) {
+            bail!("the settings name no text to train on; name one with --text FILE");
         }
+        let read = |path: &PathBuf| crate::args::read_text(&data::text_file(path, config.run.data_dir.as_deref())?);
+        let (text, also) = (read(&config.text)?, config.also.iter().map(read).collect::<Result<String>>()?);
+        let name = config.text.display().to_string();
+        Self::new(config, &text, &also, admit).with_context(|| format!("cannot train on {name}"))
+    }
+
+    /// Cuts the text, makes the tokenizer, and the decoder. `also` is trained on whole, after the text's own training part.
+    ///
+    /// # Errors
+    /// If the text is too short for one sequence in each part, settings do not go together, or `admit` refuses what the run needs.
+    pub fn new(config: TextConfig, text: &str, also: &str, admit: Admit<'_>) -> Result<Self> {
+        config.check()?;
         let chars = text.chars().count();
         let cut = (chars as f64 * (1.0 - config.held_out)) as usize;
         let at = text.char_indices().nth(cut).map_or(text.len(), |(at, _)| at);
         let (training, held_out) = text.split_at(at);
         let training = [training, also].concat();
-        let tokenizer = TextTokenizer::build(config.tokenizer, &training, data_dir)?;
+        let mut notes = config.run.notes();
+        // What is learned of a text is learned from its training part. Characters are only listed, so those of the other part are too:
+        // they could not be measured otherwise.
+        let tokenizer = match config.tokenizer {
+            TokenizerChoice::Characters => {
+                notes.extend(tokenizer::unseen(&training, held_out));
+                TextTokenizer::build(config.tokenizer, &[&training, held_out].concat(), None)?
+            }
+            choice => TextTokenizer::build(choice, &training, config.run.data_dir.as_deref())?,
+        };
         let (training, held_out_ids) = (
             tokenizer.encode(&training).context("the training text")?,
             tokenizer.encode(held_out).context("the held-out part of the text")?,
@@ -182,9 +255,11 @@ impl TextTask {
             }
         }
         let vocabulary = tokenizer.vocabulary();
+        config.model.check(vocabulary, config.seq_len)?;
+        admit(&config.model.memory(vocabulary, config.seq_len, (config.batch_size, EVAL_BATCH), quantizer.rule.is_some()))?;
         let decoder = Decoder::new(config.model.clone(), quantizer, vocabulary, config.seq_len, config.run.seed)?;
         let held_out = HeldOut { ids: held_out_ids, chars: held_out.chars().count(), begins: None };
-        Ok(Self { config, decoder, tokenizer, training, held_out, format, about })
+        Ok(Self { config, decoder, tokenizer, training, held_out, format, notes })
     }
 
     /// The run's settings.
@@ -206,6 +281,11 @@ impl TextTask {
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
     }
+
+    /// What a person should know before it begins.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
 }
 
 impl Task for TextTask {
@@ -221,9 +301,13 @@ impl Task for TextTask {
         Ok(ops::cross_entropy(&logits, targets)?)
     }
 
-    fn evaluate(&self, step: &Step, whole: bool) -> Result<Evaluation> {
+    fn evaluate(&self, step: &Step, whole: bool, watch: &mut Watch<'_>) -> Result<Evaluation> {
         let tokens = if whole { usize::MAX } else { QUICK_TOKENS };
-        self.held_out.evaluate(&self.decoder, self.config.seq_len, EVAL_BATCH, tokens, step)
+        self.held_out.evaluate(&self.decoder, (self.config.seq_len, EVAL_BATCH), tokens, step, watch)
+    }
+
+    fn data_digest(&self) -> Option<String> {
+        Some(digest(&self.training, &self.held_out.ids))
     }
 
     fn items_per_step(&self) -> (usize, &'static str) {
@@ -231,7 +315,7 @@ impl Task for TextTask {
     }
 
     fn export(&self, path: &Path, _: &Step) -> Result<()> {
-        self.decoder.export(path, self.format, |metadata| self.tokenizer.metadata(metadata), &self.about)?;
+        self.decoder.export(path, self.format, |metadata| self.tokenizer.metadata(metadata), &self.config.about)?;
         if save::is_saved(&self.decoder) {
             save::checkpoint(&path.with_file_name("checkpoint"), &self.decoder, &self.tokenizer)?;
         }

@@ -17,6 +17,8 @@ use sterna_core::ternary::Rule;
 
 use crate::train::export::{self, Exported, Stored};
 use crate::train::hyper_connections::{self, HyperConnection};
+use crate::train::memory::{DecoderSizes, Memory};
+use crate::train::settings::Setting;
 use crate::train::layers::{HeadNorms, Norm, Projection, Quantizer, value};
 use crate::train::ops::{self, AttentionShape, Rotation};
 use crate::train::parameters::{Kind, Parameters};
@@ -175,7 +177,7 @@ impl Decoder {
         context: usize,
         seed: u64,
     ) -> Result<Self> {
-        check(&config, vocabulary, context)?;
+        config.check(vocabulary, context)?;
         Self::build(config.blueprint(vocabulary, context)?, &|_| Ok(quantizer), Parameters::new(seed))
     }
 
@@ -459,6 +461,65 @@ pub fn ternary_values(part: &Part) -> Result<Vec<f32>> {
 }
 
 impl ModelConfig {
+    /// Whether sizes make sense and go together.
+    pub(super) fn check(&self, vocabulary: usize, context: usize) -> Result<()> {
+        let Self { layers, width, heads, kv_heads, ffn, .. } = *self;
+        for (name, value) in [("--layers", layers), ("--width", width), ("--ffn", ffn), ("--heads", heads)] {
+            Setting(name).at_least(value, 1)?;
+        }
+        Setting("--kv-heads").at_least(kv_heads, 1)?;
+        if vocabulary == 0 || context == 0 {
+            bail!("a decoder has a vocabulary and a context of at least one token");
+        }
+        if heads > width || !width.is_multiple_of(2 * heads) {
+            bail!("a width of {width} cannot be cut into {heads} heads of an even number of columns");
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            bail!("{heads} heads of queries cannot share {kv_heads} heads of keys and values");
+        }
+        if self.architecture == Architecture::Bitnet && !self.tied {
+            bail!("the architecture bitnet has its output tied to the embedding; choose llama for an untied one");
+        }
+        if ![1, 2, 4].contains(&self.hyper_connections) {
+            bail!(
+                "there are 1, 2 or 4 residual streams, not {}; choose one of these for --hyper-connections",
+                self.hyper_connections
+            );
+        }
+        if self.hyper_connections > 1 && self.architecture != Architecture::Bitnet {
+            bail!(
+                "hyper-connections go with bitnet's block alone; choose --architecture bitnet or --hyper-connections 1"
+            );
+        }
+        Setting("--dropout").share_below_one(self.dropout)?;
+        Setting("model.rope_base").above_zero(self.rope_base)?;
+        Setting("model.eps").above_zero(self.eps)
+    }
+
+    /// What training such a decoder takes. `batch`: sequences that go through it together in a step, and in a measurement.
+    pub(super) fn memory(&self, vocabulary: usize, context: usize, batch: (usize, usize), ternary: bool) -> Memory {
+        let float = |n: usize| n as f64;
+        let (width, ffn, layers, heads) = (float(self.width), float(self.ffn), float(self.layers), float(self.heads));
+        let kv = width / heads * float(self.kv_heads);
+        let linear = layers * (2.0 * width * width + 2.0 * width * kv + 3.0 * width * ffn);
+        let embeddings = if self.tied { 1.0 } else { 2.0 } * float(vocabulary) * width;
+        // Norms count for little, connections between streams do not count.
+        let weights = linear + embeddings + layers * (3.0 * width + ffn) + width;
+        Memory::of_decoder(&DecoderSizes {
+            weights,
+            ternary: if ternary { linear } else { 0.0 },
+            teacher: false,
+            seq_len: float(context),
+            batch: (float(batch.0), float(batch.1)),
+            layers,
+            streams: float(self.hyper_connections),
+            width,
+            heads: (heads, width, width + 2.0 * kv),
+            ffn: (ffn, 2.0),
+            vocabulary: float(vocabulary),
+        })
+    }
+
     fn blueprint(&self, vocabulary: usize, context: usize) -> Result<Blueprint> {
         let name = match self.architecture {
             _ if self.hyper_connections > 1 => "sterna",
@@ -495,7 +556,8 @@ impl ModelConfig {
 }
 
 /// What a file says about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct About {
     /// `general.name`
     pub name: String,
@@ -513,32 +575,4 @@ fn sub_norm(norm: &Option<Norm>, x: &Tensor, next: &Projection, step: &Step) -> 
         (None, Some(group)) => ops::quantize_activations(x, group)?,
         (None, None) => x.clone(),
     })
-}
-
-fn check(c: &ModelConfig, vocabulary: usize, context: usize) -> Result<()> {
-    if c.layers == 0 || c.width == 0 || c.ffn == 0 || vocabulary == 0 || context == 0 {
-        bail!("layers, width, ffn, vocabulary and context must be at least 1");
-    }
-    if c.heads == 0 || !c.width.is_multiple_of(2 * c.heads) {
-        bail!("a width of {} cannot be cut into {} heads of an even number of columns", c.width, c.heads);
-    }
-    if c.kv_heads == 0 || !c.heads.is_multiple_of(c.kv_heads) {
-        bail!("{} heads of queries cannot share {} heads of keys and values", c.heads, c.kv_heads);
-    }
-    if c.architecture == Architecture::Bitnet && !c.tied {
-        bail!("the architecture bitnet has its output tied to the embedding; choose llama for an untied one");
-    }
-    if ![1, 2, 4].contains(&c.hyper_connections) {
-        bail!(
-            "there are 1, 2 or 4 residual streams, not {}; choose one of these for --hyper-connections",
-            c.hyper_connections
-        );
-    }
-    if c.hyper_connections > 1 && c.architecture != Architecture::Bitnet {
-        bail!("hyper-connections go with bitnet's block alone; choose --architecture bitnet or --hyper-connections 1");
-    }
-    if !(0.0..1.0).contains(&c.dropout) {
-        bail!("a dropout of {} is not from 0 up to 1", c.dropout);
-    }
-    Ok(())
 }

@@ -8,7 +8,8 @@ use sterna_core::model::Logits;
 use super::model::Architecture;
 use super::*;
 use crate::train::testing::Killed;
-use crate::train::trainer::{self, RunDir};
+use crate::train::run_dir::RunDir;
+use crate::train::trainer;
 
 /// Sentences of a small grammar, so that there is something to learn; 20,000 characters.
 pub(crate) fn made_up_text() -> String {
@@ -33,7 +34,7 @@ fn config() -> TextConfig {
 }
 
 fn task(config: &TextConfig) -> TextTask {
-    TextTask::new(config.clone(), &made_up_text(), "", None, About::default()).unwrap()
+    TextTask::new(config.clone(), &made_up_text(), "", &|_| Ok(())).unwrap()
 }
 
 /// Trains in a folder; gives the task as it ended and the last measurement.
@@ -56,7 +57,7 @@ fn a_decoder_learns() -> Result<()> {
     let mut config = config();
     config.run.schedule.steps = 120;
     let dir = tempfile::tempdir()?;
-    let before = task(&config).evaluate(&evaluated(0), true)?.loss;
+    let before = task(&config).evaluate(&evaluated(0), true, &mut |_, _| true)?.loss;
     let (_, after) = trained(&config, dir.path(), false)?;
     // Letters of equal frequency cost ln 27; the grammar's own entropy is about 0.24 nats a character.
     assert!(before > 3.0, "{before}");
@@ -92,6 +93,160 @@ fn a_seed_repeats_and_a_stopped_run_goes_on_as_if_it_had_not_stopped() -> Result
     Ok(())
 }
 
+/// All of a log but speeds and times.
+fn log(dir: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(dir.join("log.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let fields = value.as_object_mut().unwrap();
+        assert!(fields.remove("seconds").is_some() && fields.remove("per_second").is_some());
+        value
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn the_log_of_a_run_that_went_on_is_that_of_the_run_that_never_stopped() -> Result<()> {
+    let mut config = config();
+    (config.run.log_every, config.run.eval_every, config.run.checkpoint_seconds) = (5, 10, 0);
+    let whole = tempfile::tempdir()?;
+    trained(&config, whole.path(), false)?;
+    let expected = log(whole.path());
+    assert_eq!(expected.len(), 4);
+    // Within the steps of a line, at a line, at a measurement, and right before the last measurement.
+    for at in [8, 5, 10, 19] {
+        let dir = tempfile::tempdir()?;
+        let killed = Killed { task: task(&config), at };
+        assert!(trainer::train(&killed, &config.run, &config, &RunDir::create(dir.path())?, false).is_err());
+        trained(&config, dir.path(), true)?;
+        assert_eq!(log(dir.path()), expected, "killed at step {at}");
+    }
+    Ok(())
+}
+
+/// Measures the first batch of the last measurement, and fails then as if the process had been killed.
+struct KilledAtTheEnd(TextTask);
+
+impl Task for KilledAtTheEnd {
+    fn parameters(&self) -> &Parameters {
+        self.0.parameters()
+    }
+
+    fn loss(&self, step: &Step, part: usize) -> Result<Tensor> {
+        self.0.loss(step, part)
+    }
+
+    fn evaluate(&self, step: &Step, whole: bool, watch: &mut Watch<'_>) -> Result<Evaluation> {
+        if whole { bail!("killed") } else { self.0.evaluate(step, whole, watch) }
+    }
+
+    fn items_per_step(&self) -> (usize, &'static str) {
+        self.0.items_per_step()
+    }
+
+    fn export(&self, path: &Path, step: &Step) -> Result<()> {
+        self.0.export(path, step)
+    }
+}
+
+#[test]
+fn all_steps_are_saved_before_the_last_measurement() -> Result<()> {
+    let mut config = config();
+    config.run.log_every = 6;
+    let (whole, dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (_, expected) = trained(&config, whole.path(), false)?;
+    let killed = KilledAtTheEnd(task(&config));
+    assert!(trainer::train(&killed, &config.run, &config, &RunDir::create(dir.path())?, false).is_err());
+    assert_eq!(RunDir::create(dir.path())?.saved()?.step, config.run.schedule.steps);
+    let (_, found) = trained(&config, dir.path(), true)?;
+    assert_eq!((found, log(dir.path())), (expected, log(whole.path())));
+    // Once more changes nothing.
+    trained(&config, dir.path(), true)?;
+    assert_eq!(log(dir.path()), log(whole.path()));
+    Ok(())
+}
+
+#[test]
+fn a_measurement_that_is_stopped_is_of_what_was_measured() -> Result<()> {
+    let task = task(&config());
+    let mut heard = Vec::new();
+    let whole = task.evaluate(&evaluated(0), true, &mut |done, total| {
+        heard.push((done, total));
+        true
+    })?;
+    let total = heard[0].1;
+    assert!(heard.len() > 2 && heard.last() == Some(&(total, total)), "{heard:?}");
+    let part = task.evaluate(&evaluated(0), true, &mut |done, _| done < 32)?;
+    assert_ne!(part.loss, whole.loss);
+    let measured = trainer::Measured { evaluation: part, done: 32, total };
+    let error = measured.whole("the last step", "go on").unwrap_err();
+    assert!(error.is::<crate::ui::interrupt::Interrupted>());
+    let said = error.to_string();
+    for part in ["stopped with Ctrl-C; the last step was measured in part: ", " % of the held-out data, loss ", "; go on"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(trainer::Measured { done: total, ..measured }.whole("", "").is_ok());
+    Ok(())
+}
+
+#[test]
+fn a_run_goes_on_with_the_text_that_it_began_with() -> Result<()> {
+    let mut config = config();
+    config.run.schedule.steps = 2;
+    let dir = tempfile::tempdir()?;
+    trained(&config, dir.path(), false)?;
+    let other = made_up_text().replace("rose", "nose");
+    let task = TextTask::new(config.clone(), &other, "", &|_| Ok(()))?;
+    let error = trainer::train(&task, &config.run, &config, &RunDir::create(dir.path())?, true).unwrap_err().to_string();
+    assert!(error.contains("the data is not what") && error.contains("a file has changed"), "{error}");
+    Ok(())
+}
+
+/// The character's place is in the vocabulary, so that it can be measured, and the note says that it is not trained on.
+#[test]
+fn a_character_that_only_the_held_out_part_has_is_no_obstacle() -> Result<()> {
+    let text = made_up_text() + "a rose — is a rose\n";
+    let task = TextTask::new(config(), &text, "", &|_| Ok(()))?;
+    assert_eq!(task.tokenizer.decode(&task.held_out.ids).matches('—').count(), 1);
+    assert!(task.notes()[0].starts_with("1 character stands only in the part that is held out, 1 times in all: '—' (U+2014)"));
+    assert!(task.evaluate(&evaluated(0), true, &mut |_, _| true)?.loss.is_finite());
+    // What the training part has is what it was.
+    let alone = TextTask::new(config(), &made_up_text(), "", &|_| Ok(()))?;
+    assert!(alone.notes().is_empty());
+    Ok(())
+}
+
+#[test]
+fn what_a_run_takes_is_estimated_before_it_is_allocated() {
+    let asked = |change: &dyn Fn(&mut TextConfig)| {
+        let mut config = config();
+        change(&mut config);
+        let memory = std::cell::Cell::new(None);
+        let task = TextTask::new(config, &made_up_text(), "", &|asked| {
+            memory.set(Some(*asked));
+            bail!("asked")
+        });
+        assert_eq!(task.unwrap_err().to_string(), "asked");
+        memory.get().unwrap()
+    };
+    // 100 million million weights.
+    let large = asked(&|c| {
+        (c.model.width, c.model.heads, c.model.kv_heads, c.model.ffn) = (1_000_000, 4, 4, 1_000_000);
+        c.quantization.group = "row".into();
+    });
+    assert!(large.weights > 1 << 46, "{large}");
+    assert!(large.check(None).is_err());
+    // The count is that of the model's own weights.
+    for hyper_connections in [1, 4] {
+        let change = |c: &mut TextConfig| c.model.hyper_connections = hyper_connections;
+        let mut config = config();
+        change(&mut config);
+        let count = 4 * task(&config).parameters().count() as u64;
+        let gradients = asked(&change).gradients;
+        assert!(gradients <= count && gradients * 100 >= count * 85, "{gradients} of {count}");
+    }
+}
+
 #[test]
 fn runs_do_not_overwrite_or_mix_with_others() -> Result<()> {
     let mut config = config();
@@ -124,7 +279,8 @@ fn a_run_that_diverges_says_so_and_keeps_its_checkpoint() -> Result<()> {
     // A rate that makes weights infinite.
     config.run.schedule.lr = 1e38;
     config.run.schedule.steps = 6;
-    let error = trained(&config, other.path(), false).map(|_| ()).unwrap_err();
+    let third = tempfile::tempdir()?;
+    let error = trained(&config, third.path(), false).map(|_| ()).unwrap_err();
     assert!(format!("{error:#}").contains("diverged at step"), "{error:#}");
     assert_eq!(std::fs::read(RunDir::create(dir.path())?.checkpoint())?, checkpoint);
     Ok(())
@@ -199,7 +355,7 @@ fn the_runtime_computes_what_training_saw() -> Result<()> {
 #[test]
 fn another_text_is_trained_on_and_nothing_of_it_is_held_out() {
     let (alone, text) = (task(&config()), made_up_text());
-    let both = TextTask::new(config(), &text, "zounds, a quill\n", None, About::default()).unwrap();
+    let both = TextTask::new(config(), &text, "zounds, a quill\n", &|_| Ok(())).unwrap();
     assert_eq!(both.tokens().0, alone.tokens().0 + 16);
     assert_eq!(both.tokenizer.decode(&both.training[alone.tokens().0..]), "zounds, a quill\n");
     // Its characters are in the vocabulary; what is measured is the same text.
@@ -212,7 +368,7 @@ fn texts_and_settings_that_cannot_be_are_refused() {
     let refused = |change: &dyn Fn(&mut TextConfig), text: &str| {
         let mut config = config();
         change(&mut config);
-        format!("{:#}", TextTask::new(config, text, "", None, About::default()).unwrap_err())
+        format!("{:#}", TextTask::new(config, text, "", &|_| Ok(())).unwrap_err())
     };
     let text = made_up_text();
     for (change, text, said) in [
@@ -226,7 +382,18 @@ fn texts_and_settings_that_cannot_be_are_refused() {
         (&|c: &mut TextConfig| c.quantization.method = "best".into(), &text, "`best` is no quantization method"),
         (&|c: &mut TextConfig| c.format = Some("TQ1_0".into()), &text, "TQ1_0 cannot hold"),
         (&|c: &mut TextConfig| c.batch_size = 0, &text, "at least 1"),
-        (&|c: &mut TextConfig| c.seq_len = 3, &text, "at least 4"),
+        (&|c: &mut TextConfig| c.seq_len = 3, &text, "--seq-len is 3; give a whole number, at least 4"),
+        (&|c: &mut TextConfig| c.held_out = f64::NAN, &text, "held_out is NaN; give a share"),
+        (&|c: &mut TextConfig| c.model.layers = 0, &text, "--layers is 0"),
+        (&|c: &mut TextConfig| c.model.heads = 0, &text, "--heads is 0"),
+        (&|c: &mut TextConfig| c.model.heads = usize::MAX, &text, "cut into 18446744073709551615 heads"),
+        (&|c: &mut TextConfig| c.model.kv_heads = 0, &text, "--kv-heads is 0"),
+        (&|c: &mut TextConfig| c.model.dropout = 1.0, &text, "--dropout is 1; give a number from 0 up to"),
+        (&|c: &mut TextConfig| c.model.dropout = f32::NAN, &text, "--dropout is NaN"),
+        (&|c: &mut TextConfig| c.model.eps = -1.0, &text, "model.eps is -1; give a number above 0"),
+        (&|c: &mut TextConfig| c.model.rope_base = 0.0, &text, "model.rope_base is 0"),
+        (&|c: &mut TextConfig| c.run.schedule.lr = -1.0, &text, "--lr is -1; give a number above 0"),
+        (&|c: &mut TextConfig| c.run.schedule.float_steps = 21, &text, "--float-steps is 21, but the run has 20 steps"),
     ] {
         let found = refused(change, text);
         assert!(found.contains(said), "{found}");
