@@ -22,7 +22,7 @@ pub fn peak_resident_bytes() -> Option<u64> {
 
 /// The memory that this process can still get, free swap and what the system would give back included, in bytes; `None` where the
 /// system does not tell.
-pub fn available_memory() -> Option<u64> {
+pub fn available_bytes() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let free = free_in(&read("/proc/meminfo")?)?;
     // A container's limit; `max` is none.
@@ -56,6 +56,6 @@ mod tests {
         let info = "MemTotal:       24576 kB\nMemFree:  100 kB\nMemAvailable:   2048 kB\nSwapTotal: 900 kB\nSwapFree:  512 kB\n";
         assert_eq!(free_in(info), Some(2560 * 1024));
         assert_eq!(free_in("MemTotal: 1 kB\n"), None);
-        assert_eq!(available_memory().is_some(), cfg!(target_os = "linux"));
+        assert_eq!(available_bytes().is_some(), cfg!(target_os = "linux"));
     }
 }

@@ -162,7 +162,7 @@ fn ctrl_c_keeps_what_was_learned_and_the_run_goes_on_without_settings() {
     }
     let mut qat = sterna();
     qat.args(["qat", "--resume", "--out"]).arg(&out);
-    qat.assert().code(1).stderr(predicate::str::contains("settings"));
+    qat.assert().code(1).stderr(predicate::str::contains("go on with `sterna train --resume --out"));
     sterna().args(["train", "--resume"]).assert().code(1).stderr(predicate::str::contains("name its folder with --out"));
 
     // What changes nothing that is learned may change.
@@ -228,7 +228,8 @@ fn numbers_out_of_their_sense_are_refused_with_name_and_range() {
         ("--warmup-steps -1", "give a whole number, at least 0"),
         ("--layers 0", "give a whole number, at least 1"),
         ("--heads -4", "'--heads <N>': give a whole number, at least 1"),
-        ("--seed 9999999999999999999", "--seed is 9999999999999999999; give a whole number from 0 to 2^63 - 1"),
+        ("--seed 9999999999999999999", "'--seed <SEED>': give a whole number from 0 to 2^63 - 1"),
+        ("--seed -1", "'--seed <SEED>': give a whole number from 0 to 2^63 - 1"),
         ("--device cuda", "possible values: cpu, auto"),
     ] {
         let mut command = sterna();

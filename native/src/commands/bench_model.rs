@@ -265,10 +265,18 @@ fn train(args: &BenchModelArgs, settings: &Settings, text: &str, evaluation: &st
         force: args.force,
     };
     let trained = model::train(settings, &training, text, evaluation);
-    trained.map(Some).map_err(|error| match error.is::<interrupt::Interrupted>() {
-        true => error,
-        false => error.context(format!("cannot train {} on {}", settings.dir.display(), args.text.display())),
-    })
+    // A run in a temporary folder ends with the command.
+    let trained = trained.map_err(|error| match error.downcast::<Interrupted>() {
+        Ok(Interrupted { then }) if settings.keep => {
+            let dir = settings.work.join("qat");
+            Interrupted { then: format!("{then}; `sterna qat --resume --out {}` goes on with it", dir.display()) }.into()
+        }
+        Ok(_) => Interrupted { then: "nothing was measured yet".into() }.into(),
+        Err(error) => error,
+    });
+    trained
+        .map(Some)
+        .with_context(|| format!("cannot train {} on {}", settings.dir.display(), args.text.display()))
 }
 
 fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {

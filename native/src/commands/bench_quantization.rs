@@ -17,7 +17,7 @@ use sterna_core::ternary::Rule;
 
 use crate::images::{self, Measured};
 use crate::plot::{Axis, Chart, Group, Scale, scatter};
-use super::runs::{Device, at_least};
+use super::runs::{Device, at_least, seed};
 use crate::train::checkpoint;
 use crate::train::images::idx::Images;
 use crate::train::images::{DataSet, ImageTask, ImagesConfig};
@@ -64,7 +64,7 @@ pub struct BenchQuantizationArgs {
     #[arg(long = "layer", value_name = "LAYER")]
     pub layers: Vec<String>,
     /// Everything random follows from it.
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    #[arg(long, value_name = "SEED", default_value_t = 1, allow_negative_numbers = true, value_parser = seed)]
     pub seed: u64,
     /// Where results go. Trainings that are there already, by the same settings, are not repeated.
     #[arg(long, value_name = "DIR", default_value = "runs/quantization")]
@@ -250,7 +250,7 @@ impl<'a> Bench<'a> {
         config.quantization = quantization;
         let run = config.run.clone();
         // Said once for each training it would drown what is measured.
-        let admit = |memory: &Memory| memory.check(machine::available_memory());
+        let admit = |memory: &Memory| memory.check(machine::available_bytes());
         let task = ImageTask::new(config.clone(), self.train.clone(), self.test.clone(), &admit)?;
         let dir = RunDir::create(&self.args.out.join(self.set.name()).join(name))?;
         let resume = dir.checkpoint().exists();

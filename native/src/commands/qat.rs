@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::runs::{Run, RunOptions, at_least, set};
+use super::runs::{Kind, Run, RunOptions, at_least, set};
 use crate::Out;
 use crate::train::finetune::{FinetuneConfig, FinetuneTask, Outcome};
 use crate::train::memory::admit;
@@ -82,6 +82,11 @@ pub struct QatArgs {
 /// # Errors
 /// If the checkpoint, the text, settings or the run's folder are not usable, training diverges, or Ctrl-C was pressed.
 pub fn run(args: &QatArgs, out: &mut Out) -> Result<()> {
+    if args.run.config.is_none()
+        && let Some(kind) = args.run.kind()?.filter(|&kind| kind != Kind::Checkpoint)
+    {
+        bail!("{}", kind.belongs_to(args.run.out.as_deref()));
+    }
     let name = |config: &FinetuneConfig| {
         let source = args.source().unwrap_or(&config.source);
         (!source.as_os_str().is_empty()).then(|| format!("{}-qat", crate::convert::directory_name(source)))

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::train::checkpoint;
 use crate::train::run_dir::RunDir;
@@ -64,7 +64,7 @@ pub struct RunOptions {
     #[arg(long, value_name = "FORMAT")]
     pub quant: Option<String>,
     /// Everything random follows from it.
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", allow_negative_numbers = true, value_parser = seed)]
     pub seed: Option<u64>,
     /// Steps between measurements on held-out data.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
@@ -106,6 +106,42 @@ pub enum Device {
     Cpu,
     /// What there is: the CPU.
     Auto,
+}
+
+/// What a run trains, by its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A new language model.
+    Text,
+    /// An image classifier.
+    Images,
+    /// A checkpoint.
+    Checkpoint,
+}
+
+impl Kind {
+    fn of(settings: &Value) -> Self {
+        let has = |key: &str| settings.get(key).is_some();
+        match (has("source"), has("layers") || has("augmentation") || has("data")) {
+            (true, _) => Self::Checkpoint,
+            (false, true) => Self::Images,
+            (false, false) => Self::Text,
+        }
+    }
+
+    /// Which command goes on with such a run, for one that does not.
+    pub fn belongs_to(self, dir: Option<&Path>) -> String {
+        let dir = dir.map_or("DIR".into(), |dir| dir.display().to_string());
+        match self {
+            Self::Checkpoint => {
+                format!("this run fine-tunes a checkpoint; go on with `sterna qat --resume --out {dir}`")
+            }
+            Self::Images => {
+                format!("this run trains an image classifier; go on with `sterna train --resume --out {dir}`, without a text")
+            }
+            Self::Text => format!("this run trains a language model; go on with `sterna train --resume --out {dir}`"),
+        }
+    }
 }
 
 /// A run as it was typed, in its folder.
@@ -234,6 +270,12 @@ pub(super) fn set<T: Clone>(place: &mut T, value: &Option<T>) {
     }
 }
 
+/// A seed that a settings file can hold.
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    let seed = text.parse().ok().filter(|&seed| seed <= i64::MAX as u64);
+    seed.ok_or_else(|| "give a whole number from 0 to 2^63 - 1".to_owned())
+}
+
 /// A whole number from `LEAST` on.
 pub(super) fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|&number| number >= LEAST);
@@ -241,6 +283,22 @@ pub(super) fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> 
 }
 
 impl RunOptions {
+    /// What the settings in --config are for, or the run in --out that is to go on; `None` where neither says.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(super) fn kind(&self) -> Result<Option<Kind>> {
+        if let Some(path) = &self.config {
+            let settings: Value = toml::from_str(&crate::args::read_text(path)?)
+                .with_context(|| format!("{} does not hold the settings of a run", path.display()))?;
+            return Ok(Some(Kind::of(&settings)));
+        }
+        match &self.out {
+            Some(path) if self.resume || self.export_only => Ok(Some(Kind::of(&RunDir::open(path)?.saved()?.config))),
+            _ => Ok(None),
+        }
+    }
+
     /// Puts what was typed in its place.
     pub(super) fn apply(&self, run: &mut RunConfig) {
         let schedule = &mut run.schedule;
@@ -271,7 +329,7 @@ impl RunOptions {
     /// Prints an outcome: as JSON where that was asked for, else by `print`; and writes it where that was asked for.
     pub(super) fn report(
         &self,
-        outcome: &serde_json::Value,
+        outcome: &Value,
         out: &mut Out,
         print: impl FnOnce(&mut Out) -> Result<()>,
     ) -> Result<()> {

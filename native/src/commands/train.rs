@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::runs::{Run, RunOptions, at_least, set};
+use super::runs::{Kind, Run, RunOptions, at_least, set};
 use crate::train::images::{self, ImageTask, ImagesConfig};
 use crate::train::memory::admit;
 use crate::train::run_dir::RunDir;
@@ -130,55 +130,8 @@ pub fn run(args: &TrainArgs, out: &mut Out) -> Result<()> {
             (path, Some(Kind::Text) | None) => {
                 text(&args.options, path.as_deref(), TextConfig::default(), None, out)
             }
-            (_, Some(kind)) => bail!("{}", kind.said(args.options.run.out.as_deref())),
+            (_, Some(kind)) => bail!("{}", kind.belongs_to(args.options.run.out.as_deref())),
         },
-    }
-}
-
-/// What a run trains, by its settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Images,
-    Checkpoint,
-}
-
-impl Kind {
-    fn of(settings: &Value) -> Self {
-        let has = |key: &str| settings.get(key).is_some();
-        match (has("source"), has("layers") || has("augmentation") || has("data")) {
-            (true, _) => Self::Checkpoint,
-            (false, true) => Self::Images,
-            (false, false) => Self::Text,
-        }
-    }
-
-    /// That `sterna train --text` does not train it.
-    fn said(self, dir: Option<&Path>) -> String {
-        let dir = dir.map_or("DIR".into(), |dir| dir.display().to_string());
-        match self {
-            Self::Checkpoint => {
-                format!("this run fine-tunes a checkpoint; go on with `sterna qat --resume --out {dir}`")
-            }
-            _ => format!("this run trains an image classifier; go on with `sterna train --resume --out {dir}`, without --text"),
-        }
-    }
-}
-
-impl RunOptions {
-    /// What the settings in --config are for, or the run in --out that is to go on; `None` where neither says.
-    fn kind(&self) -> Result<Option<Kind>> {
-        if let Some(path) = &self.config {
-            let settings: Value = toml::from_str(&crate::args::read_text(path)?)
-                .with_context(|| format!("{} does not hold the settings of a run", path.display()))?;
-            return Ok(Some(Kind::of(&settings)));
-        }
-        match &self.out {
-            Some(path) if self.resume || self.export_only => {
-                Ok(Some(Kind::of(&RunDir::open(path)?.saved()?.config)))
-            }
-            _ => Ok(None),
-        }
     }
 }
 

@@ -64,18 +64,17 @@ pub fn progress(path: &Path) -> Result<Progress> {
         if length > MAX_HEADER.min(file.metadata()?.len()) {
             bail!("it is cut off or damaged");
         }
-        bytes.resize(8 + length as usize, 0);
-        file.read_exact(&mut bytes[8..])?;
-        run_of(&bytes)
+        bytes.resize(length as usize, 0);
+        file.read_exact(&mut bytes)?;
+        let header: serde_json::Value = serde_json::from_slice(&bytes).context("its header is not JSON")?;
+        run_of(header["__metadata__"][KEY].as_str())
     };
     head().with_context(|| format!("{} is not a checkpoint that can be used", path.display()))
 }
 
-/// The run in the metadata of a safetensors file, of which `bytes` are at least the header.
-fn run_of(bytes: &[u8]) -> Result<Progress> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
-    let run = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
-    let run = run.with_context(|| format!("its metadata has no {KEY}"))?;
+/// The run that a checkpoint's metadata tells.
+fn run_of(metadata: Option<&str>) -> Result<Progress> {
+    let run = metadata.with_context(|| format!("its metadata has no {KEY}"))?;
     serde_json::from_str(run).with_context(|| format!("its {KEY} cannot be read"))
 }
 
@@ -99,7 +98,9 @@ impl Checkpoint {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
-        let progress = run_of(bytes)?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+        let metadata = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+        let progress = run_of(metadata.map(String::as_str))?;
         let mut tensors = BTreeMap::new();
         for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
             if view.dtype() != Dtype::F32 {

@@ -109,7 +109,7 @@ impl Memory {
 /// Tells the estimate on stderr, and refuses what the machine cannot give unless `force` says to try.
 pub fn admit(force: bool) -> impl Fn(&Memory) -> Result<()> {
     move |memory| {
-        let available = machine::available_memory();
+        let available = machine::available_bytes();
         memory.check(available.filter(|_| !force))?;
         let there = available.map_or(String::new(), |available| format!("; {} are free", bytes(available)));
         message::line(&format!("training needs about {memory}{there}"));

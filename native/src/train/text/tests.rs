@@ -208,7 +208,7 @@ fn a_character_that_only_the_held_out_part_has_is_no_obstacle() -> Result<()> {
     let text = made_up_text() + "a rose — is a rose\n";
     let task = TextTask::new(config(), &text, "", &|_| Ok(()))?;
     assert_eq!(task.tokenizer.decode(&task.held_out.ids).matches('—').count(), 1);
-    assert!(task.notes()[0].starts_with("1 character stands only in the part that is held out, 1 times in all: '—' (U+2014)"));
+    assert!(task.notes()[0].starts_with("1 character stands only in the part that is held out, once: '—' (U+2014)"));
     assert!(task.evaluate(&evaluated(0), true, &mut |_, _| true)?.loss.is_finite());
     // What the training part has is what it was.
     let alone = TextTask::new(config(), &made_up_text(), "", &|_| Ok(()))?;

@@ -260,7 +260,11 @@ pub(super) fn unseen(training: &str, held_out: &str) -> Option<String> {
     for c in held_out.chars().filter(|c| !known.contains(c)) {
         *unseen.entry(c).or_insert(0) += 1;
     }
-    let (count, times) = (unseen.len(), unseen.values().sum::<usize>());
+    let count = unseen.len();
+    let often = match unseen.values().sum::<usize>() {
+        1 => "once".to_owned(),
+        times => format!("{times} times in all"),
+    };
     let named: Vec<_> = unseen.keys().take(NAMED).map(|&c| format!("{c:?} (U+{:04X})", u32::from(c))).collect();
     let rest = if count > NAMED { format!(" and {} more", count - NAMED) } else { String::new() };
     let (characters, they) = match count {
@@ -269,7 +273,7 @@ pub(super) fn unseen(training: &str, held_out: &str) -> Option<String> {
     };
     (count > 0).then(|| {
         format!(
-            "{count} {characters} only in the part that is held out, {times} times in all: {}{rest}; {they} in the vocabulary, but the \
+            "{count} {characters} only in the part that is held out, {often}: {}{rest}; {they} in the vocabulary, but the \
              model never trains on what the training part lacks",
             named.join(", ")
         )
