@@ -2,7 +2,7 @@
 //! under `commands/`. Nothing is opened, read or decided here except by the `resolve` steps at the end of each struct.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -43,6 +43,7 @@ pub enum Command {
     /// Talk with a model.
     Chat(commands::chat::ChatArgs),
     /// Show what is in a GGUF: metadata, tensors, bits per weight, and what would be refused and why.
+    #[command(visible_aliases = ["show", "info"])]
     Inspect(commands::inspect::InspectArgs),
     /// Measure prompt processing and text generation, with llama-bench's columns.
     Bench(commands::bench::BenchArgs),
@@ -104,6 +105,17 @@ pub struct HubArgs {
     #[arg(long, value_name = "NAME")]
     pub hf_file: Option<String>,
     /// A branch, tag or commit, as after '@' in USER/REPO@REVISION.
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Use what is in the cache, never the network.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// How a checkpoint on the hub is meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CheckpointArgs {
+    /// A branch, tag or commit of a repository, as after '@' in USER/REPO@REVISION.
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<String>,
     /// Use what is in the cache, never the network.
@@ -249,6 +261,29 @@ impl HubArgs {
     }
 }
 
+impl CheckpointArgs {
+    /// The directory of a checkpoint on this machine, and the repository's name where it was fetched from one. A directory that
+    /// exists goes before a repository of the same name.
+    pub fn resolve(&self, given: &Path) -> Result<(PathBuf, Option<String>)> {
+        let name = given.to_str().and_then(|text| text.parse::<ModelName>().ok()).filter(|_| !given.exists());
+        let Some(name) = name else {
+            if self.revision.is_some() {
+                bail!("--revision belongs to a repository on the hub, USER/REPO, not to {}", given.display());
+            }
+            return Ok((given.to_owned(), None));
+        };
+        if let Some(quant) = &name.quant {
+            bail!(
+                "{name} names a file of a GGUF repository ({quant}); a checkpoint is USER/REPO or USER/REPO@REVISION"
+            );
+        }
+        let hub = HubArgs { revision: self.revision.clone(), ..HubArgs::default() };
+        let name = hub.complete(&name)?;
+        let dir = Hub::from_env(self.offline)?.checkpoint(&name, &mut HubProgress::new())?;
+        Ok((dir, Some(name.repo)))
+    }
+}
+
 impl EngineArgs {
     /// How many threads to use.
     pub fn threads(&self) -> usize {
@@ -282,7 +317,7 @@ impl PromptArgs {
 }
 
 /// The text of a file, or of stdin where the name is `-`.
-pub fn read_text(path: &std::path::Path) -> Result<String> {
+pub fn read_text(path: &Path) -> Result<String> {
     let bytes = if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).context("cannot read stdin")?;

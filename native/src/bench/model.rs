@@ -15,7 +15,8 @@ use sterna_core::kernels::{Executor, Rayon, Serial};
 
 use super::{Spread, speed};
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::family::{Plan, Style};
+use crate::checkpoint::family::Style;
+use crate::checkpoint::plan::Plan;
 use crate::convert::{self, Options};
 use crate::train::finetune::{self, FinetuneConfig};
 use crate::train::memory::admit;
@@ -165,7 +166,7 @@ pub fn ptq(settings: &Settings, text: &str, busy: &Busy) -> Result<Measured> {
 /// As [`baseline`].
 pub fn qat(settings: &Settings, trained: &Path, text: &str, busy: &Busy) -> Result<Measured> {
     // What training made ternary must be found so, and then no rule has columns to weigh.
-    let options = Options { lossless: true, calibration: None, ..settings.options.clone() };
+    let options = Options { lossless: true, calibration: None, imatrix: None, ..settings.options.clone() };
     converted(settings, trained, "qat.gguf", &options, Some(text), busy)
 }
 

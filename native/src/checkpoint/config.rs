@@ -21,7 +21,7 @@ impl Config {
     /// # Errors
     /// If it is missing or no JSON object.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
+        let path = dir.join(super::CONFIG);
         let value = super::read_json(&path)?.with_context(|| format!("{} is missing", path.display()))?;
         Self::new(path, value)
     }
@@ -40,6 +40,16 @@ impl Config {
     /// A value; `None` if it is missing or null.
     pub fn find(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the key is there, be it null.
+    pub fn has(&self, key: &str) -> bool {
+        self.value.get(key).is_some()
+    }
+
+    /// All keys with their values, in their order.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.value.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value))
     }
 
     /// A section as a configuration of its own, empty if it is missing.

@@ -1,16 +1,15 @@
-//! The table of model families: what a checkpoint's tensors are called, which of a GGUF's tensors each becomes, and its shape.
-//! A new family is a row.
+//! The table of model families: what a checkpoint's tensors are called, which of a GGUF's tensors each becomes, its shape, and what
+//! the model's class in `transformers` takes where config.json is silent. A new family is a row.
 //!
-//! Not here: configurations (`metadata.rs`) and values.
+//! Not here: configurations (`metadata.rs`, `rope.rs`), the tensors of one checkpoint (`plan.rs`), and values.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, bail};
-use sterna_core::ternary::{Granularity, Method, Rule};
+use anyhow::Result;
 
-use super::metadata::{self, Hyper};
+use super::config::Config;
+use super::plan::{From, Item, Origin};
 use super::safetensors::Dtype;
-use super::{Checkpoint, config::Config};
 
 /// One family.
 #[derive(Debug)]
@@ -21,20 +20,54 @@ pub struct Family {
     model_types: &'static [&'static str],
     /// How configurations are read.
     pub style: Style,
+    /// What the configuration class takes for keys that config.json does not have.
+    pub defaults: Defaults,
     /// Begins the names of tensors, in most checkpoints.
-    prefix: &'static str,
+    pub(super) prefix: &'static str,
     /// Begins the names of a layer's tensors.
-    layer: &'static str,
+    pub(super) layer: &'static str,
     /// Rows of q and k are reordered, for rotary positions on adjacent pairs.
-    permuted: bool,
+    pub(super) permuted: bool,
     /// Pre-tokenizers to try first.
     pub pre: &'static [&'static str],
     /// Tensors before the layers.
-    first: &'static [Row],
+    pub(super) first: &'static [Row],
     /// Tensors of each layer.
-    layers: &'static [Row],
+    pub(super) layers: &'static [Row],
     /// Tensors after the layers.
-    last: &'static [Row],
+    pub(super) last: &'static [Row],
+}
+
+/// Defaults of a configuration class of `transformers` 5.23, by the keys of config.json.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// `rope_theta`
+    pub theta: f64,
+    /// `rms_norm_eps` or `layer_norm_epsilon`
+    pub eps: f64,
+    /// `max_position_embeddings` or `n_positions`, in tokens
+    pub context: usize,
+    /// `num_key_value_heads`; `None` is as many as there are heads of queries.
+    pub kv_heads: Option<usize>,
+    /// `head_dim`; `None` is the width over the heads.
+    pub head: Option<usize>,
+    /// `hidden_act` or `activation_function`
+    pub activation: &'static str,
+    /// `sliding_window`, in tokens
+    pub window: Window,
+    /// `tie_word_embeddings`
+    pub tied: bool,
+}
+
+/// Whether a class has a sliding window in all of its layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// It does not look at the key.
+    Ignored,
+    /// It does; without the key the window is this one, in tokens, or none.
+    Read(Option<usize>),
+    /// Only with `use_sliding_window`, and in some of the layers.
+    Switched,
 }
 
 /// How a family's configuration is read, and what its GGUF is called.
@@ -56,20 +89,20 @@ pub enum Style {
 
 /// One tensor of a family.
 #[derive(Debug)]
-struct Row {
+pub(super) struct Row {
     /// Its name in checkpoints, or its names in several versions.
-    from: &'static [&'static str],
+    pub from: &'static [&'static str],
     /// Its name in a GGUF.
-    to: &'static str,
-    shape: &'static [Dim],
-    role: Role,
-    required: bool,
-    how: How,
+    pub to: &'static str,
+    pub shape: &'static [Dim],
+    pub role: Role,
+    pub required: bool,
+    pub how: How,
 }
 
 /// A size of the model.
 #[derive(Clone, Copy, Debug)]
-enum Dim {
+pub(super) enum Dim {
     Vocabulary,
     Context,
     Embedding,
@@ -87,7 +120,7 @@ enum Dim {
 
 /// How rows and columns are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+pub(super) enum How {
     Plain,
     /// Rows belong to heads of queries, or of keys, with rotary positions.
     QueryHeads,
@@ -111,60 +144,6 @@ pub enum Role {
     Bias,
     /// A norm's weights or bias, factors of rotary positions, scales.
     Vector,
-}
-
-/// A tensor of the GGUF to be.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// Its name in the GGUF.
-    pub name: String,
-    /// Its part.
-    pub role: Role,
-    /// Rows, 1 for a vector.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-    /// One dimension rather than two.
-    pub vector: bool,
-    /// Where its values come from.
-    pub origin: Origin,
-}
-
-/// Where values come from.
-#[derive(Clone, Debug)]
-pub enum Origin {
-    /// A tensor of the checkpoint.
-    Tensor(From),
-    /// Computed from the configuration.
-    Values(Vec<f32>),
-}
-
-/// A tensor of the checkpoint, and how it is to be read.
-#[derive(Clone, Debug)]
-pub struct From {
-    /// Its name there.
-    pub tensor: String,
-    /// Rows of a head, whose halves are to be interleaved; `None` keeps the order.
-    pub heads_of: Option<usize>,
-    /// Stored as `[cols, rows]`.
-    pub transposed: bool,
-    /// Four rows in one, two bits each.
-    pub packed: bool,
-    /// A factor on all values: the scale that goes with packed codes.
-    pub scale: f32,
-    /// The rule that the model was trained with, on the type that its scale was rounded to; for these weights it is no loss.
-    pub trained: Option<(Rule, Dtype)>,
-}
-
-/// What a checkpoint becomes.
-#[derive(Debug)]
-pub struct Plan {
-    /// Its row of the table.
-    pub family: &'static Family,
-    /// Its sizes.
-    pub hyper: Hyper,
-    /// All tensors, in the order of the file.
-    pub items: Vec<Item>,
 }
 
 const fn row(from: &'static [&'static str], to: &'static str, shape: &'static [Dim], role: Role) -> Row {
@@ -302,10 +281,22 @@ const GPT2_LAYER: &[Row] = &[
     row(&["mlp.c_proj.bias"], "ffn_down.bias", &[Embedding], Bias),
 ];
 
+const LLAMA_DEFAULTS: Defaults = Defaults {
+    theta: 10_000.0,
+    eps: 1e-6,
+    context: 2048,
+    kv_heads: None,
+    head: None,
+    activation: "silu",
+    window: Window::Ignored,
+    tied: false,
+};
+
 const LLAMA: Family = Family {
-    classes: &["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"],
-    model_types: &["llama", "mistral"],
+    classes: &["LlamaForCausalLM", "LLaMAForCausalLM"],
+    model_types: &["llama"],
     style: Style::Llama,
+    defaults: LLAMA_DEFAULTS,
     prefix: "model.",
     layer: "layers",
     permuted: true,
@@ -315,21 +306,38 @@ const LLAMA: Family = Family {
     last: LLAMA_LAST,
 };
 
-/// Every family that is read.
+const BITNET: Family = Family {
+    classes: &["BitNetForCausalLM", "BitnetForCausalLM"],
+    model_types: &["bitnet"],
+    style: Style::BitNet,
+    defaults: Defaults { theta: 500_000.0, eps: 1e-5, kv_heads: Some(5), activation: "relu2", ..LLAMA_DEFAULTS },
+    permuted: false,
+    layers: BITNET_LAYER,
+    ..LLAMA
+};
+
+/// Every family that is read. Where several rows have a class, the configuration's `model_type` decides, then the order.
 const FAMILIES: &[Family] = &[
     LLAMA,
     Family {
-        classes: &["BitNetForCausalLM", "BitnetForCausalLM"],
-        model_types: &["bitnet"],
-        style: Style::BitNet,
-        permuted: false,
-        layers: BITNET_LAYER,
+        classes: &["MistralForCausalLM"],
+        model_types: &["mistral"],
+        defaults: Defaults {
+            context: 4096 * 32,
+            kv_heads: Some(8),
+            window: Window::Read(Some(4096)),
+            ..LLAMA_DEFAULTS
+        },
         ..LLAMA
     },
+    BITNET,
+    // The first models of this kind came with code of their own, whose configuration is Llama's.
+    Family { classes: &["BitnetForCausalLM"], model_types: &["llama"], defaults: LLAMA_DEFAULTS, ..BITNET },
     Family {
         classes: &["Qwen2ForCausalLM"],
         model_types: &["qwen2"],
         style: Style::Qwen2,
+        defaults: Defaults { context: 32_768, kv_heads: Some(32), window: Window::Switched, ..LLAMA_DEFAULTS },
         permuted: false,
         pre: &["qwen2"],
         ..LLAMA
@@ -338,6 +346,13 @@ const FAMILIES: &[Family] = &[
         classes: &["Qwen3ForCausalLM"],
         model_types: &["qwen3"],
         style: Style::Qwen3,
+        defaults: Defaults {
+            context: 32_768,
+            kv_heads: Some(32),
+            head: Some(128),
+            window: Window::Switched,
+            ..LLAMA_DEFAULTS
+        },
         permuted: false,
         pre: &["qwen2"],
         layers: QWEN3_LAYER,
@@ -347,6 +362,7 @@ const FAMILIES: &[Family] = &[
         classes: &["Phi3ForCausalLM"],
         model_types: &["phi3"],
         style: Style::Phi3,
+        defaults: Defaults { eps: 1e-5, context: 4096, window: Window::Read(None), ..LLAMA_DEFAULTS },
         permuted: false,
         pre: &["gpt-4o", "gpt-2"],
         layers: PHI3_LAYER,
@@ -356,6 +372,7 @@ const FAMILIES: &[Family] = &[
         classes: &["GPT2LMHeadModel"],
         model_types: &["gpt2"],
         style: Style::Gpt2,
+        defaults: Defaults { eps: 1e-5, context: 1024, activation: "gelu_new", tied: true, ..LLAMA_DEFAULTS },
         prefix: "transformer.",
         layer: "h",
         permuted: false,
@@ -366,8 +383,12 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// Tensors that follow from the configuration, or are masks: old checkpoints carry them.
-const IGNORED: &[&str] = &[".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
+/// Tensors that old checkpoints carry and no model needs: how their names end, and what they are.
+pub(super) const IGNORED: &[(&str, &str)] = &[
+    (".rotary_emb.inv_freq", "frequencies of rotary positions, which follow from config.json"),
+    (".attn.bias", "a causal mask"),
+    (".attn.masked_bias", "the value under a causal mask"),
+];
 
 impl Family {
     /// The family of a configuration.
@@ -375,17 +396,20 @@ impl Family {
     /// # Errors
     /// If it is none of the table.
     pub fn of(config: &Config) -> Result<&'static Self> {
-        let class = config.class();
-        let by_class = class.and_then(|class| FAMILIES.iter().find(|family| family.classes.contains(&class)));
-        let known = || FAMILIES.iter().flat_map(|family| family.classes).copied().collect::<Vec<_>>().join(", ");
-        match (by_class, class, config.word("model_type")) {
-            (Some(family), ..) => Ok(family),
-            (None, None, Some(model_type)) => FAMILIES
-                .iter()
-                .find(|family| family.model_types.contains(&model_type))
-                .ok_or_else(|| config.wrong("model_type", format!("architectures that are read: {}", known()))),
-            _ => Err(config.wrong("architectures", format!("those that are read: {}", known()))),
-        }
+        let (class, model_type) = (config.class(), config.word("model_type"));
+        let of_type = |family: &&Self| model_type.is_some_and(|model_type| family.model_types.contains(&model_type));
+        let known = || {
+            let classes: BTreeSet<&str> = FAMILIES.iter().flat_map(|family| family.classes).copied().collect();
+            classes.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        let Some(class) = class else {
+            let found = model_type.and_then(|_| FAMILIES.iter().find(of_type));
+            let key = if model_type.is_some() { "model_type" } else { "architectures" };
+            return found.ok_or_else(|| config.wrong(key, format!("architectures that are read: {}", known())));
+        };
+        let of_class = || FAMILIES.iter().filter(|family| family.classes.contains(&class));
+        let found = of_class().find(of_type).or_else(|| of_class().next());
+        found.ok_or_else(|| config.wrong("architectures", format!("those that are read: {}", known())))
     }
 
     /// What a tensor of a GGUF is in a checkpoint of this family, as `transformers` saves it: `name` and dimensions (`[rows, cols]` or
@@ -400,8 +424,10 @@ impl Family {
                 (row, if row.role == Role::Output { String::new() } else { self.prefix.to_owned() })
             }
         };
+        let tensor = format!("{before}{}", row.from.first()?);
         let from = From {
-            tensor: format!("{before}{}", row.from.first()?),
+            saved: tensor.clone(),
+            tensor,
             heads_of: (self.permuted && matches!(row.how, How::QueryHeads | How::KeyHeads)).then_some(head),
             transposed: row.how == How::Transposed,
             packed: false,
@@ -414,237 +440,6 @@ impl Family {
         };
         let origin = Origin::Tensor(from);
         Some(Item { name: name.to_owned(), role: row.role, rows, cols, vector: dims.len() == 1, origin })
-    }
-}
-
-impl Plan {
-    /// Finds a place for every tensor of a checkpoint and a tensor for every place, and checks their shapes.
-    ///
-    /// # Errors
-    /// An unknown architecture or configuration; a tensor that is missing, has no place, or a wrong shape or type.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let config = checkpoint.config();
-        let family = Family::of(config)?;
-        let hyper = Hyper::of(family.style, config)?;
-        let packing = Packing::of(config, family)?;
-        let (mut items, mut used) = (Vec::new(), HashSet::new());
-        let find = |name: &str| {
-            // Some tools save the model without its head's prefix, some put one more before it.
-            [format!("{}{name}", family.prefix), name.to_owned(), format!("model.{}{name}", family.prefix)]
-                .into_iter()
-                .find(|name| checkpoint.entry(name).is_some())
-        };
-        let mut add = |row: &'static Row, before: &str, to: String, used: &mut HashSet<String>| -> Result<()> {
-            let names: Vec<String> = row.from.iter().map(|name| format!("{before}{name}")).collect();
-            let Some(tensor) = names.iter().find_map(|name| find(name)) else {
-                if row.required {
-                    bail!(
-                        "{} has no tensor {}{}, which a {:?} model needs; fetch all of its files",
-                        checkpoint.dir().display(),
-                        family.prefix,
-                        names[0],
-                        family.style
-                    );
-                }
-                return Ok(());
-            };
-            used.insert(tensor.clone());
-            items.push(item(checkpoint, &hyper, family, &packing, row, tensor, to, used)?);
-            Ok(())
-        };
-        for row in family.first {
-            add(row, "", row.to.to_owned(), &mut used)?;
-        }
-        for layer in 0..hyper.layers {
-            for row in family.layers {
-                add(row, &format!("{}.{layer}.", family.layer), format!("blk.{layer}.{}", row.to), &mut used)?;
-            }
-        }
-        for row in family.last.iter().filter(|row| row.role != Role::Output || hyper.tied != Some(true)) {
-            add(row, "", row.to.to_owned(), &mut used)?;
-        }
-        if hyper.tied == Some(false) && !items.iter().any(|item| item.role == Role::Output) {
-            bail!(
-                "{} has no tensor lm_head.weight, and config.json says tie_word_embeddings = false; fetch all of its files",
-                checkpoint.dir().display()
-            );
-        }
-        for (name, values) in hyper.factors(config)? {
-            items.push(Item {
-                name,
-                role: Vector,
-                rows: 1,
-                cols: values.len(),
-                vector: true,
-                origin: Origin::Values(values),
-            });
-        }
-        let known = |name: &str| {
-            used.contains(name)
-                || IGNORED.iter().any(|end| name.ends_with(end))
-                || hyper.tied == Some(true) && name == "lm_head.weight"
-        };
-        if let Some(name) = checkpoint.names().find(|name| !known(name)) {
-            bail!(
-                "{} has no place in a {:?} model of {} layers; another version of the architecture may have it",
-                checkpoint.place(name),
-                family.style,
-                hyper.layers
-            );
-        }
-        Ok(Self { family, hyper, items })
-    }
-
-    /// The keys of the GGUF that follow from the configuration, without the tokenizer's.
-    ///
-    /// # Errors
-    /// If the configuration asks for what cannot be written.
-    pub fn metadata(&self, config: &Config, name: &str) -> Result<sterna_core::gguf::Metadata> {
-        metadata::metadata(self.family.style, &self.hyper, config, name)
-    }
-}
-
-#[allow(clippy::too_many_arguments, reason = "one call, where all of it is at hand")]
-fn item(
-    checkpoint: &Checkpoint,
-    hyper: &Hyper,
-    family: &Family,
-    packing: &Packing,
-    row: &Row,
-    tensor: String,
-    to: String,
-    used: &mut HashSet<String>,
-) -> Result<Item> {
-    let place = || checkpoint.place(&tensor);
-    let entry = checkpoint.entry(&tensor).with_context(place)?;
-    let size = |dim: &Dim| match dim {
-        Vocabulary => hyper.vocabulary,
-        Context => hyper.context,
-        Embedding => hyper.embedding,
-        FeedForward => hyper.feed_forward,
-        TwiceFeedForward => 2 * hyper.feed_forward,
-        Queries => hyper.heads * hyper.head,
-        Keys => hyper.kv_heads * hyper.head,
-        Qkv => (hyper.heads + 2 * hyper.kv_heads) * hyper.head,
-        Head => hyper.head,
-    };
-    let shape: Vec<usize> = row.shape.iter().map(size).collect();
-    let transposed = row.how == How::Transposed;
-    let packed = row.role == Linear && entry.dtype == Dtype::U8;
-    let mut expected = shape.clone();
-    if transposed {
-        expected.reverse();
-    }
-    if packed {
-        expected[0] = expected[0].div_ceil(4);
-    }
-    if entry.shape != expected {
-        let why = if packed { ", four rows in one" } else { "" };
-        bail!("{} has the shape {:?}; by config.json it must be {expected:?}{why}", place(), entry.shape);
-    }
-    if !packed && !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-        bail!(
-            "{} is of type {}; F32, F16, BF16 and F64 are read, and U8 where it holds packed ternary weights",
-            place(),
-            entry.dtype
-        );
-    }
-    let (scale, trained) = match row.role {
-        Linear => packing.of_linear(checkpoint, &tensor, packed, used)?,
-        _ => (1.0, None),
-    };
-    let heads_of = (family.permuted && matches!(row.how, How::QueryHeads | How::KeyHeads)).then_some(hyper.head);
-    let from = From { heads_of, transposed, packed, scale, trained, tensor };
-    let (vector, cols) = (shape.len() == 1, shape.last().copied().unwrap_or(1));
-    let rows = if vector { 1 } else { shape[0] };
-    Ok(Item { name: to, role: row.role, rows, cols, vector, origin: Origin::Tensor(from) })
-}
-
-/// How BitNet's weights stand in a checkpoint.
-struct Packing {
-    /// The scale divides (`BitLinear`) rather than multiplies (`AutoBitLinear`).
-    divides: bool,
-    /// Float weights are masters: the model rounds them by its rule whenever it runs.
-    masters: bool,
-    /// Modules that stay float.
-    kept: Vec<String>,
-    /// The type that the model computes in, to which its scales are rounded.
-    dtype: Option<Dtype>,
-}
-
-impl Packing {
-    fn of(config: &Config, family: &Family) -> Result<Self> {
-        let section = config.section("quantization_config");
-        let method = section.word("quant_method");
-        if let Some(method) = method.filter(|&method| method != "bitnet") {
-            bail!(
-                "{}",
-                config.wrong(
-                    "quantization_config",
-                    format!("weights packed by {method} are not read; use the float checkpoint")
-                )
-            );
-        }
-        if section.switch("use_rms_norm")? == Some(true) {
-            return Err(section.wrong("use_rms_norm", "norms inside linear layers have no place in a GGUF"));
-        }
-        let class = section.word("linear_class").unwrap_or("bitlinear");
-        if !["bitlinear", "autobitlinear"].contains(&class) {
-            return Err(section.wrong("linear_class", "bitlinear and autobitlinear are known"));
-        }
-        let dtype = config.word("dtype").or_else(|| config.word("torch_dtype"));
-        let kept = section.find("modules_to_not_convert").and_then(|list| list.as_array());
-        Ok(Self {
-            divides: class == "bitlinear",
-            masters: method.is_some() || family.style == Style::BitNet,
-            kept: kept.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
-            dtype: dtype.and_then(|name| match name.trim_start_matches("torch.") {
-                "bfloat16" => Some(Dtype::BF16),
-                "float16" => Some(Dtype::F16),
-                "float32" => Some(Dtype::F32),
-                _ => None,
-            }),
-        })
-    }
-
-    /// The factor on a linear layer's values, and the rule they were trained with.
-    fn of_linear(
-        &self,
-        checkpoint: &Checkpoint,
-        tensor: &str,
-        packed: bool,
-        used: &mut HashSet<String>,
-    ) -> Result<(f32, Option<(Rule, Dtype)>)> {
-        let name = format!("{tensor}_scale");
-        let module = tensor.trim_end_matches(".weight");
-        let Some(entry) = checkpoint.entry(&name) else {
-            if packed {
-                bail!("{} holds packed weights, but their scale {name} is missing", checkpoint.place(tensor));
-            }
-            let kept = self.kept.iter().any(|kept| module == kept || module.ends_with(&format!(".{kept}")));
-            let rule = Rule { method: Method::Absmean, granularity: Granularity::Tensor };
-            let stored = checkpoint.entry(tensor).map(|entry| entry.dtype.clone());
-            let dtype = self.dtype.clone().or(stored).unwrap_or(Dtype::F32);
-            return Ok((1.0, (self.masters && !kept).then_some((rule, dtype))));
-        };
-        used.insert(name.clone());
-        let values = checkpoint.values(&name)?;
-        let &[stored] = values.as_slice() else {
-            bail!("{} has {} values; packed weights have one scale", checkpoint.place(&name), values.len());
-        };
-        let scale = if self.divides { 1.0 / stored } else { stored };
-        if !(scale.is_finite() && scale > 0.0) {
-            bail!("{} is {stored}; it must be a positive number", checkpoint.place(&name));
-        }
-        // A buffer is brought to the model's type when the model is loaded.
-        let wider = entry.dtype == Dtype::F32 || entry.dtype == Dtype::F64;
-        Ok((
-            match &self.dtype {
-                Some(dtype) if wider => rounded(scale, dtype),
-                _ => scale,
-            },
-            None,
-        ))
     }
 }
 

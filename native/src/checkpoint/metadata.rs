@@ -1,17 +1,17 @@
-//! From config.json to the keys of a GGUF: sizes, norms, rotary positions and their scalings, as llama.cpp's readers and ours
-//! expect them.
+//! From config.json to the keys of a GGUF: sizes, norms, windows, as llama.cpp's readers and ours expect them.
 //!
 //! What a configuration asks for and no key can say is refused, so that nothing is converted into a model that would speak
-//! otherwise than the original. Not here: the tokenizer's keys.
+//! otherwise than the original. Not here: rotary positions (`rope.rs`), the tokenizer's keys.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use sterna_core::gguf::Metadata;
 
 use super::config::Config;
-use super::family::Style;
+use super::family::{Family, Style, Window};
+use super::rope::Rope;
 
 /// Sizes and switches of a model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Hyper {
     /// Blocks.
     pub layers: usize,
@@ -25,8 +25,8 @@ pub struct Hyper {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head: usize,
-    /// Elements of a head that are rotated.
-    pub rotated: usize,
+    /// How positions are rotated; `None` where they are learned.
+    pub rope: Option<Rope>,
     /// Tokens of context.
     pub context: usize,
     /// Rows of the embedding.
@@ -39,6 +39,10 @@ pub struct Hyper {
     pub window: Option<usize>,
     /// `general.architecture`
     pub architecture: &'static str,
+    /// Keys that config.json does not have, each with the default that is taken.
+    pub assumed: Vec<String>,
+    /// What a person should know.
+    pub notes: Vec<String>,
 }
 
 /// Activations that are SiLU by another name.
@@ -51,55 +55,73 @@ impl Hyper {
     ///
     /// # Errors
     /// If sizes are missing or contradict each other, or something is asked for that a GGUF of this architecture cannot say.
-    pub fn of(style: Style, config: &Config) -> Result<Self> {
+    pub fn of(family: &Family, config: &Config) -> Result<Self> {
+        let (style, defaults) = (family.style, &family.defaults);
+        let (mut assumed, mut notes) = (Vec::new(), Vec::new());
         let embedding = config.size(&["hidden_size", "n_embd"])?;
         let heads = config.size(&["num_attention_heads", "n_head"])?;
-        let kv_heads = config.optional_size(&["num_key_value_heads"])?.unwrap_or(heads);
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(config.wrong("num_key_value_heads", format!("it must divide the {heads} heads")));
-        }
-        let head = match config.optional_size(&["head_dim"])? {
-            Some(head) => head,
-            None if embedding.is_multiple_of(heads) => embedding / heads,
-            None => bail!("{}", config.wrong("hidden_size", format!("it must be a multiple of the {heads} heads"))),
+        let mut or_default = |key: &str, default: Option<usize>, otherwise: usize| -> Result<usize> {
+            match (config.optional_size(&[key])?, default) {
+                (Some(size), _) => Ok(size),
+                (None, Some(size)) if !config.has(key) => {
+                    assumed.push(format!("{key} {size}"));
+                    Ok(size)
+                }
+                (None, _) => Ok(otherwise),
+            }
         };
+        let kv_heads = or_default("num_key_value_heads", defaults.kv_heads, heads)?;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(config.wrong("num_key_value_heads", format!("{kv_heads} must divide the {heads} heads")));
+        }
+        let head = or_default("head_dim", defaults.head, embedding / heads)?;
+        if config.find("head_dim").is_none() && defaults.head.is_none() && !embedding.is_multiple_of(heads) {
+            return Err(config.wrong("hidden_size", format!("it must be a multiple of the {heads} heads")));
+        }
         let gpt2 = style == Style::Gpt2;
         let feed_forward = match config.optional_size(&["intermediate_size", "n_inner"])? {
             Some(size) => size,
             None if gpt2 => 4 * embedding,
             None => return Err(config.wrong("intermediate_size", "the model's sizes must be there")),
         };
+        let context_keys: &[&str] = &["max_position_embeddings", "n_positions", "n_ctx"];
+        let context = match config.optional_size(context_keys)? {
+            Some(context) => context,
+            None => {
+                assumed.push(format!("{} {}", context_keys[usize::from(gpt2)], defaults.context));
+                defaults.context
+            }
+        };
         let eps_key = if gpt2 { "layer_norm_epsilon" } else { "rms_norm_eps" };
-        let usual = if matches!(style, Style::Gpt2 | Style::Phi3 | Style::BitNet) { 1e-5 } else { 1e-6 };
-        let eps = config.float(eps_key)?.unwrap_or(usual) as f32;
+        let eps = config.float(eps_key)?.unwrap_or_else(|| {
+            assumed.push(format!("{eps_key} {:e}", defaults.eps));
+            defaults.eps
+        }) as f32;
         if !(eps > 0.0 && eps < 1.0) {
             return Err(config.wrong(eps_key, "it must be a small positive number"));
         }
-        let rope = rope_section(config);
-        let share = rope.float("partial_rotary_factor")?.or(config.float("partial_rotary_factor")?).unwrap_or(1.0);
-        if !(share > 0.0 && share <= 1.0) || share != 1.0 && style != Style::Phi3 {
-            bail!("{}", config.wrong("partial_rotary_factor", "only Phi-3 models may rotate a part of each head"));
-        }
-        let rotated = (head as f64 * share) as usize;
-        if !gpt2 && (rotated == 0 || !rotated.is_multiple_of(2)) {
-            bail!("{}", config.wrong("head_dim", format!("{rotated} elements of a head cannot be rotated in pairs")));
-        }
-        // What the classes of `transformers` take where the file is silent.
-        let tied = config.switch("tie_word_embeddings")?.or(gpt2.then_some(true));
+        let rope = match gpt2 {
+            true => None,
+            false => Some(Rope::of(style, defaults, config, head, context, &mut assumed)?),
+        };
+        let layers = config.size(&["num_hidden_layers", "n_layer"])?;
         Ok(Self {
-            layers: config.size(&["num_hidden_layers", "n_layer"])?,
+            layers,
             embedding,
             feed_forward,
             heads,
             kv_heads,
             head,
-            rotated,
-            context: config.size(&["max_position_embeddings", "n_positions", "n_ctx"])?,
+            rope,
+            context,
             vocabulary: config.size(&["vocab_size"])?,
             eps,
-            tied,
-            window: window(style, config)?,
-            architecture: architecture(style, config)?,
+            // What the classes of `transformers` take where the file is silent; of the others the tensors tell.
+            tied: config.switch("tie_word_embeddings")?.or(defaults.tied.then_some(true)),
+            window: window(family, config, layers, context, &mut assumed, &mut notes)?,
+            architecture: architecture(family, config, &mut assumed)?,
+            assumed,
+            notes,
         })
     }
 
@@ -107,51 +129,15 @@ impl Hyper {
     ///
     /// # Errors
     /// If the configuration's scaling lacks a number, or gives lists of a wrong length.
-    pub fn factors(&self, config: &Config) -> Result<Vec<(String, Vec<f32>)>> {
-        let rope = rope_section(config);
-        match rope_type(&rope) {
-            "llama3" => Ok(vec![("rope_freqs.weight".into(), self.llama3_factors(config, &rope)?)]),
-            "longrope" | "su" => {
-                let mut factors = Vec::new();
-                for set in ["long", "short"] {
-                    let key = format!("{set}_factor");
-                    let values = rope.floats(&key)?.unwrap_or_default();
-                    if values.len() != self.rotated / 2 || !values.iter().all(|factor| *factor > 0.0) {
-                        return Err(rope.wrong(&key, format!("it must be {} positive numbers", self.rotated / 2)));
-                    }
-                    factors.push((format!("rope_factors_{set}.weight"), values));
-                }
-                Ok(factors)
-            }
-            _ => Ok(Vec::new()),
-        }
+    pub fn factors(&self) -> Result<Vec<(String, Vec<f32>)>> {
+        self.rope.as_ref().map_or(Ok(Vec::new()), Rope::factors)
     }
 
-    /// By how much each frequency is divided: low ones by the factor, high ones not at all, those between by something between
-    /// (Llama 3.1's scaling).
-    fn llama3_factors(&self, config: &Config, rope: &Config) -> Result<Vec<f32>> {
-        let number = |key: &str, usual: f64| -> Result<f64> {
-            let value = rope.float(key)?.unwrap_or(usual);
-            if value > 0.0 { Ok(value) } else { Err(rope.wrong(key, "it must be a positive number")) }
-        };
-        let (base, factor) = (base(config, rope)?, number("factor", 8.0)?);
-        let (low, high) = (number("low_freq_factor", 1.0)?, number("high_freq_factor", 4.0)?);
-        let original = number("original_max_position_embeddings", 8192.0)?;
-        if low >= high {
-            return Err(rope.wrong("high_freq_factor", format!("it must be above low_freq_factor, {low}")));
-        }
-        let of_pair = |i: usize| {
-            let wavelength = std::f64::consts::TAU * base.powf((2 * i) as f64 / self.rotated as f64);
-            if wavelength < original / high {
-                1.0
-            } else if wavelength > original / low {
-                factor
-            } else {
-                let smooth = (original / wavelength - low) / (high - low);
-                1.0 / ((1.0 - smooth) / factor + smooth)
-            }
-        };
-        Ok((0..self.rotated / 2).map(|i| of_pair(i) as f32).collect())
+    /// Which keys config.json does not have, and what is taken in their place.
+    pub fn assumed_note(&self, config: &Config) -> Option<String> {
+        let class = config.class().or(config.word("model_type")).unwrap_or("this class");
+        (!self.assumed.is_empty())
+            .then(|| format!("not in config.json, so the defaults of {class} are taken: {}", self.assumed.join(", ")))
     }
 }
 
@@ -159,7 +145,7 @@ impl Hyper {
 ///
 /// # Errors
 /// If the scaling of rotary positions is not known or lacks a number.
-pub fn metadata(style: Style, hyper: &Hyper, config: &Config, name: &str) -> Result<Metadata> {
+pub fn metadata(style: Style, hyper: &Hyper, name: &str) -> Result<Metadata> {
     let mut metadata = Metadata::new();
     let architecture = hyper.architecture;
     metadata.insert("general.architecture", architecture);
@@ -192,127 +178,64 @@ pub fn metadata(style: Style, hyper: &Hyper, config: &Config, name: &str) -> Res
         (None, Style::Phi3) => metadata.insert(key("attention.sliding_window"), 0u32),
         _ => {}
     }
-    metadata.insert(key("rope.dimension_count"), hyper.rotated as u32);
-    scaling(style, hyper, config, &mut metadata)?;
+    if let Some(rope) = &hyper.rope {
+        rope.write(style, architecture, &mut metadata)?;
+    }
     Ok(metadata)
 }
 
-fn scaling(style: Style, hyper: &Hyper, config: &Config, metadata: &mut Metadata) -> Result<()> {
-    let key = |part: &str| format!("{}.rope.{part}", hyper.architecture);
-    let rope = rope_section(config);
-    metadata.insert(key("freq_base"), base(config, &rope)? as f32);
-    let factor = |usual: Option<f64>| -> Result<f64> {
-        match rope.float("factor")?.or(usual) {
-            Some(factor) if factor >= 1.0 => Ok(factor),
-            _ => Err(rope.wrong("factor", "it must be a number from 1 on")),
-        }
-    };
-    let original = || -> Result<Option<usize>> {
-        let of_section = rope.optional_size(&["original_max_position_embeddings"])?;
-        Ok(of_section.or(config.optional_size(&["original_max_position_embeddings"])?))
-    };
-    match rope_type(&rope) {
-        "default" | "none" | "llama3" => {
-            // llama.cpp's files of BitNet and Phi-3 have these keys also without a scaling.
-            match style {
-                Style::BitNet => {
-                    metadata.insert(key("scaling.type"), "linear");
-                    metadata.insert(key("scaling.factor"), 1.0f32);
-                }
-                Style::Phi3 => {
-                    let original = original()?.unwrap_or(hyper.context);
-                    metadata.insert(key("scaling.original_context_length"), original as u32);
-                }
-                _ => {}
-            }
-        }
-        // Up to the context that the model was made for it is no scaling; beyond it nothing is promised.
-        "dynamic" => {}
-        "linear" => {
-            metadata.insert(key("scaling.type"), "linear");
-            metadata.insert(key("scaling.factor"), factor(None)? as f32);
-        }
-        "yarn" => {
-            let factor = factor(None)?;
-            metadata.insert(key("scaling.type"), "yarn");
-            metadata.insert(key("scaling.factor"), factor as f32);
-            metadata.insert(key("scaling.original_context_length"), original()?.unwrap_or(hyper.context) as u32);
-            for beta in ["beta_fast", "beta_slow"] {
-                if let Some(value) = rope.float(beta)? {
-                    metadata.insert(key(&format!("scaling.yarn_{beta}")), value as f32);
-                }
-            }
-            if rope.float("mscale")?.is_some() || rope.float("mscale_all_dim")?.is_some() {
-                return Err(rope.wrong("mscale", "this variant of YaRN is not supported"));
-            }
-            if rope.switch("truncate")? == Some(false) {
-                return Err(rope.wrong("truncate", "this variant of YaRN is not supported"));
-            }
-            // Readers multiply by 0.1 ln(factor) + 1 themselves.
-            if let Some(attention) = rope.float("attention_factor")? {
-                metadata.insert(key("scaling.attn_factor"), (attention / (0.1 * factor.ln() + 1.0)) as f32);
-            }
-        }
-        "longrope" | "su" => {
-            let original = original()?.unwrap_or(hyper.context);
-            let stretch = hyper.context as f64 / original as f64;
-            let stretch = rope.float("factor")?.unwrap_or(stretch);
-            let usual = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() };
-            let attention = rope.float("attention_factor")?.unwrap_or(usual);
-            metadata.insert(key("scaling.original_context_length"), original as u32);
-            metadata.insert(key("scaling.attn_factor"), attention as f32);
-        }
-        other => {
-            bail!("{}", rope.wrong("rope_type", format!("scaling of positions by {other} is not supported; default, linear, dynamic, llama3, yarn and longrope are")))
-        }
-    }
-    Ok(())
-}
-
-/// The section about rotary positions: `rope_parameters`, or `rope_scaling` of older files; empty if there is none.
-fn rope_section(config: &Config) -> Config {
-    let section = if config.find("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
-    config.section(section)
-}
-
-fn rope_type(rope: &Config) -> &str {
-    rope.word("rope_type").or_else(|| rope.word("type")).unwrap_or("default")
-}
-
-fn base(config: &Config, rope: &Config) -> Result<f64> {
-    let base = rope.float("rope_theta")?.or(config.float("rope_theta")?).unwrap_or(10_000.0);
-    if base <= 1.0 {
-        return Err(config.wrong("rope_theta", "it must be above 1"));
-    }
-    Ok(base)
-}
-
-fn window(style: Style, config: &Config) -> Result<Option<usize>> {
+/// The window of attention, the same in all layers.
+fn window(
+    family: &Family,
+    config: &Config,
+    layers: usize,
+    context: usize,
+    assumed: &mut Vec<String>,
+    notes: &mut Vec<String>,
+) -> Result<Option<usize>> {
+    const KEY: &str = "sliding_window";
     let layered = config.find("layer_types").and_then(|types| types.as_array());
-    let mixed = layered.is_some_and(|types| types.iter().any(|kind| kind != "full_attention"));
-    match style {
-        Style::Qwen2 | Style::Qwen3 => {
-            if config.switch("use_sliding_window")? == Some(true) && (mixed || layered.is_none()) {
+    match family.defaults.window {
+        Window::Ignored => {
+            if let Some(size) = config.find(KEY).and_then(|size| size.as_u64()).filter(|&size| size < context as u64) {
+                let class = config.class().unwrap_or("this class");
+                notes.push(format!("{KEY} = {size} in config.json is not applied: {class} has no window"));
+            }
+            Ok(None)
+        }
+        Window::Read(usual) => Ok(match config.optional_size(&[KEY])? {
+            None if !config.has(KEY) => {
+                assumed.extend(usual.map(|size| format!("{KEY} {size}")));
+                usual
+            }
+            size => size,
+        }),
+        Window::Switched if config.switch("use_sliding_window")? != Some(true) => Ok(None),
+        Window::Switched => {
+            // Without a list, the layers from this one on.
+            let first = config.optional_size(&["max_window_layers"])?.unwrap_or(28);
+            let some = match layered {
+                Some(types) => types.iter().any(|kind| kind != "full_attention"),
+                None => config.find(KEY).is_some() && first < layers,
+            };
+            if some {
                 return Err(config.wrong("use_sliding_window", "windows in some of the layers have no key in a GGUF"));
             }
             Ok(None)
         }
-        Style::Llama | Style::Phi3 => config.optional_size(&["sliding_window"]),
-        Style::BitNet | Style::Gpt2 => Ok(None),
     }
 }
 
 /// `general.architecture`, if the model's activation is the architecture's.
-fn architecture(style: Style, config: &Config) -> Result<&'static str> {
+fn architecture(family: &Family, config: &Config, assumed: &mut Vec<String>) -> Result<&'static str> {
+    let (style, usual) = (family.style, family.defaults.activation);
     let key = if style == Style::Gpt2 { "activation_function" } else { "hidden_act" };
-    let usual = match style {
-        Style::Gpt2 => "gelu_new",
-        Style::BitNet => "relu2",
-        _ => "silu",
-    };
     let activation = match config.find(key) {
         Some(value) => value.as_str().unwrap_or("?"),
-        None => usual,
+        None => {
+            assumed.push(format!("{key} {usual}"));
+            usual
+        }
     };
     let silu = SILU.contains(&activation);
     match style {

@@ -3,8 +3,10 @@
 //!
 //! - `safetensors.rs`: headers of files.
 //! - `config.rs`: numbers in config.json.
-//! - `family.rs`: the table of model families: which tensor becomes which, and in what shape.
-//! - `metadata.rs`: the keys of the GGUF that follow from the configuration.
+//! - `family.rs`: the table of model families: which tensor becomes which, in what shape, and defaults of configurations.
+//! - `names.rs`: names of tensors without what wrappers add.
+//! - `plan.rs`: the tensors of one checkpoint, each with its place, and those that have none.
+//! - `metadata.rs`: the keys of the GGUF that follow from the configuration; `rope.rs`: those about rotary positions.
 //! - `tokenizer.rs`, `sentencepiece.rs`: the vocabulary and what goes with it.
 //! - `save.rs`: the way back, of models that were trained here.
 //!
@@ -13,12 +15,15 @@
 pub mod config;
 pub mod family;
 pub mod metadata;
+mod names;
+pub mod plan;
+pub mod rope;
 pub mod safetensors;
 pub mod save;
 pub mod sentencepiece;
 pub mod tokenizer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,13 +33,34 @@ use serde_json::Value;
 use sterna_core::formats::half::{bf16_to_f32, f16_to_f32};
 
 use self::config::Config;
+use self::plan::LeftOut;
 use self::safetensors::{Dtype, Entry};
 use crate::source::{map, release_pages};
 
+/// The file that says what the model is.
+pub const CONFIG: &str = "config.json";
 /// The file that says which shard a tensor is in.
-const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
 /// The file of a checkpoint without shards.
-const SINGLE: &str = "model.safetensors";
+pub const SINGLE: &str = "model.safetensors";
+/// The file of an adapter.
+const ADAPTER: &str = "adapter_model.safetensors";
+
+/// Files that stand beside the weights of a checkpoint: how to run it, what its tokens are, on what terms it may be used.
+pub const BESIDE: [&str; 12] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "README.md",
+];
 
 /// A checkpoint's directory, its tensors mapped.
 #[derive(Debug)]
@@ -44,6 +70,8 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     /// Shard and entry of each tensor.
     tensors: BTreeMap<String, (usize, Entry)>,
+    /// Tensors of shards that the index places in another shard.
+    unlisted: Vec<LeftOut>,
 }
 
 #[derive(Debug)]
@@ -62,7 +90,8 @@ impl Checkpoint {
             bail!("{} is no directory; name the folder that holds the checkpoint's config.json", dir.display());
         }
         let config = Config::read(dir)?;
-        let mut checkpoint = Self { dir: dir.to_owned(), config, shards: Vec::new(), tensors: BTreeMap::new() };
+        let (shards, tensors, unlisted) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut checkpoint = Self { dir: dir.to_owned(), config, shards, tensors, unlisted };
         if dir.join(INDEX).is_file() {
             checkpoint.open_shards()?;
         } else if dir.join(SINGLE).is_file() {
@@ -72,6 +101,12 @@ impl Checkpoint {
             bail!(
                 "{} holds pytorch_model.bin, which can run code when read; save the model again with \
                  save_pretrained(..., safe_serialization=True)",
+                dir.display()
+            );
+        } else if dir.join(ADAPTER).is_file() {
+            bail!(
+                "{} holds an adapter ({ADAPTER}), not a model; merge it into its model with PEFT's merge_and_unload(), and save \
+                 the whole model",
                 dir.display()
             );
         } else {
@@ -98,6 +133,25 @@ impl Checkpoint {
     /// Type, shape and place of a tensor.
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         self.tensors.get(name).map(|(_, entry)| entry)
+    }
+
+    /// Tensors of shards that are not read, because the index places them in another shard.
+    pub fn unlisted(&self) -> &[LeftOut] {
+        &self.unlisted
+    }
+
+    /// Files of weights in the directory that are not read, as a note each.
+    pub fn notes(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        let unread = |name: &&String| name.ends_with(".safetensors") && !self.shards.iter().any(|s| s.name == **name);
+        let why = if self.dir.join(INDEX).is_file() {
+            format!("{INDEX} does not name it")
+        } else {
+            format!("{SINGLE} holds the model")
+        };
+        names.iter().filter(unread).map(|name| format!("{name} is not read: {why}")).collect()
     }
 
     /// The bytes of a tensor.
@@ -149,7 +203,7 @@ impl Checkpoint {
     fn open_shards(&mut self) -> Result<()> {
         let path = self.dir.join(INDEX);
         let index = read_json(&path)?.unwrap_or_default();
-        let map = index["weight_map"].as_object().with_context(|| format!("{} has no weight_map", path.display()))?;
+        let map = weight_map(&index).with_context(|| path.display().to_string())?;
         let mut numbers = HashMap::new();
         let mut headers = Vec::new();
         for (tensor, file) in map {
@@ -176,6 +230,24 @@ impl Checkpoint {
                 format!("{}: the index places it in {file}, which does not have it; fetch both again", of_tensor())
             })?;
             self.tensors.insert(tensor.clone(), (number, entry.clone()));
+        }
+        // Libraries read all that is in a shard, whether the index lists it or not.
+        for (number, header) in headers.into_iter().enumerate() {
+            for (name, entry) in header {
+                match self.tensors.get(&name) {
+                    None => {
+                        self.tensors.insert(name, (number, entry));
+                    }
+                    Some(&(listed, _)) if listed != number => {
+                        let reason = format!(
+                            "{} has it too, but {INDEX} places it in {}",
+                            self.shards[number].name, self.shards[listed].name
+                        );
+                        self.unlisted.push(LeftOut { name, reason });
+                    }
+                    Some(_) => {}
+                }
+            }
         }
         Ok(())
     }
@@ -214,6 +286,26 @@ pub fn floats(dtype: &Dtype, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The shards that an index names, each once, in the order of their names.
+///
+/// # Errors
+/// If it is no index, or names files outside its folder.
+pub fn shards(index: &[u8]) -> Result<Vec<String>> {
+    let index: Value = serde_json::from_slice(index).context("it is no JSON")?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in weight_map(&index)? {
+        let file = file.as_str().filter(|name| is_plain(name));
+        names.insert(
+            file.with_context(|| format!("the file of tensor {tensor} is not one beside the index"))?.to_owned(),
+        );
+    }
+    Ok(names.into_iter().collect())
+}
+
+fn weight_map(index: &Value) -> Result<&serde_json::Map<String, Value>> {
+    index["weight_map"].as_object().context("it has no weight_map")
 }
 
 /// Whether a name is that of a file in the same folder, and nothing that leads out of it.
@@ -272,13 +364,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_index_does_not_list_is_read_or_named() {
+        let (dir, opened) = sharded(r#"{"weight_map":{"a":"1.safetensors"}}"#);
+        let checkpoint = opened.unwrap();
+        assert!(checkpoint.names().eq(["a"]));
+        assert_eq!(checkpoint.notes(), ["2.safetensors is not read: model.safetensors.index.json does not name it"]);
+        // A shard with one tensor that is listed, one that is not, and one that the index places elsewhere.
+        let more = safetensors(&[("a", &[1], &[9.0]), ("b", &[1], &[3.0]), ("c", &[1], &[4.0])]);
+        fs::write(dir.path().join("2.safetensors"), more).unwrap();
+        fs::write(dir.path().join(INDEX), r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        assert!(checkpoint.names().eq(["a", "b", "c"]));
+        assert_eq!((checkpoint.values("a").unwrap(), checkpoint.values("c").unwrap()), (vec![1.0, 2.0], vec![4.0]));
+        let reason = "2.safetensors has it too, but model.safetensors.index.json places it in 1.safetensors";
+        assert_eq!(checkpoint.unlisted(), [LeftOut { name: "a".into(), reason: reason.into() }]);
+        assert!(checkpoint.notes().is_empty());
+    }
+
+    #[test]
     fn an_index_that_does_not_fit_is_refused_by_name() {
         for (index, said) in [
             (r#"{"weight_map":{"a":"3.safetensors"}}"#, "tensor a: its shard 3.safetensors is missing"),
             (r#"{"weight_map":{"c":"1.safetensors"}}"#, "tensor c: the index places it in 1.safetensors"),
             (r#"{"weight_map":{"a":"../1.safetensors"}}"#, "tensor a: its file is not the name of a file"),
             (r#"{"weight_map":{"a":7}}"#, "tensor a: its file"),
-            (r#"{"weight_map":[]}"#, "no weight_map"),
+            (r#"{"weight_map":[]}"#, "it has no weight_map"),
             ("{", "is no JSON"),
         ] {
             let error = format!("{:#}", sharded(index).1.unwrap_err());
@@ -293,6 +403,8 @@ mod tests {
         assert!(error().contains("config.json"));
         fs::write(dir.path().join("config.json"), "{}").unwrap();
         assert!(error().contains("neither model.safetensors"));
+        fs::write(dir.path().join(ADAPTER), "").unwrap();
+        assert!(error().contains("merge_and_unload()"));
         fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
         assert!(error().contains("safe_serialization"));
         fs::write(dir.path().join(SINGLE), "short").unwrap();

@@ -10,23 +10,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::family::{From, Item, Origin, interleaved};
-
-/// Files of a checkpoint that say how to run it and what its tokens are.
-const BESIDE: [&str; 12] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "LICENSE",
-    "README.md",
-];
+use super::BESIDE;
+use super::family::{Role, interleaved};
+use super::plan::{From, Item, Origin};
 
 /// Writes a safetensors file; `values` gives those of an item, in the order of a GGUF, when they are needed. The file has its name only
 /// when it is complete.
@@ -46,8 +32,8 @@ pub fn tensors(path: &Path, items: &[Item], mut values: impl FnMut(&Item) -> Res
         let start = end;
         end += 4 * item.rows * item.cols;
         let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
-        if header.insert(from.tensor.clone(), entry).is_some() {
-            bail!("two tensors are to be saved as {}", from.tensor);
+        if header.insert(from.saved.clone(), entry).is_some() {
+            bail!("two tensors are to be saved as {}", from.saved);
         }
     }
     let mut header = Value::Object(header).to_string();
@@ -73,17 +59,25 @@ pub fn tensors(path: &Path, items: &[Item], mut values: impl FnMut(&Item) -> Res
     written
 }
 
-/// Copies what stands beside the weights of a checkpoint, and config.json with the type that [`tensors`] writes.
+/// Copies what stands beside the weights of a checkpoint, and config.json with the type that [`tensors`] writes, and with what is true
+/// of `items` where it said otherwise: the size of the vocabulary, and whether the output is the embedding.
 ///
 /// # Errors
 /// Files that cannot be read or written.
-pub fn beside(from: &Path, to: &Path) -> Result<()> {
+pub fn beside(from: &Path, to: &Path, items: &[Item]) -> Result<()> {
     let read = super::read_json(&from.join("config.json"))?;
     let mut config = read.with_context(|| format!("{} is missing", from.join("config.json").display()))?;
     for key in ["dtype", "torch_dtype"] {
         if config.get(key).is_some() {
             config[key] = "float32".into();
         }
+    }
+    let part = |role: Role| items.iter().find(|item| item.role == role);
+    if let Some(embedding) = part(Role::Embedding) {
+        config["vocab_size"] = embedding.rows.into();
+    }
+    if part(Role::Output).is_some() {
+        config["tie_word_embeddings"] = false.into();
     }
     json_file(&to.join("config.json"), &config)?;
     for name in BESIDE {
@@ -144,7 +138,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::super::Checkpoint;
-    use super::super::family::Plan;
+    use super::super::plan::Plan;
     use super::*;
     use crate::convert::weights::Tensor;
 
@@ -168,7 +162,7 @@ mod tests {
             }
             let read = |item: &Item| Tensor::of_item(&original, item.clone())?.read_all();
             tensors(&dir.path().join("model.safetensors"), &items, read).unwrap();
-            beside(&source, dir.path()).unwrap();
+            beside(&source, dir.path(), &items).unwrap();
             let saved = Checkpoint::open(dir.path()).unwrap();
             assert!(saved.names().eq(original.names()), "{name}");
             for tensor in saved.names() {
@@ -204,6 +198,7 @@ mod tests {
         assert!(tensors(&path, &[computed], |_| Ok(vec![1.0; 2])).unwrap_err().to_string().contains("rope_freqs"));
         let from = From {
             tensor: "norm.weight".into(),
+            saved: "norm.weight".into(),
             heads_of: None,
             transposed: false,
             packed: false,

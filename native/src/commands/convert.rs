@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Value, json};
 use sterna_core::formats::Format;
 use sterna_core::ternary::{Granularity, Method};
 
+use crate::args::CheckpointArgs;
 use crate::checkpoint::safetensors::Dtype;
 use crate::convert::report::Report;
 use crate::convert::{self, Options, format_named};
@@ -25,17 +26,32 @@ const METADATA: &str = "sterna_metadata.json";
 /// model itself rounds them. All others are rounded by --rule, and the loss is told: a model that was not trained ternary is
 /// seldom of use after that without further training.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("to").required(true).multiple(true).args(["out", "output", "output_gguf"])))]
 pub struct ConvertArgs {
-    /// The checkpoint's directory: config.json, safetensors, tokenizer.
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// The checkpoint: a directory with config.json, safetensors and tokenizer, or a repository on the Hugging Face hub, which is
+    /// fetched once and kept.
+    #[arg(value_name = "DIR|USER/REPO")]
+    pub source: PathBuf,
     /// Where to: a .gguf file (its metadata goes beside it, as FILE.json), or a directory, which gets model.gguf and
     /// sterna_metadata.json.
-    #[arg(short, long, visible_alias = "output-gguf", value_name = "PATH")]
-    pub output: PathBuf,
-    /// Format of the linear layers: TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S; also Q1_0, F16, BF16, F32, Q8_0.
-    #[arg(long, visible_alias = "outtype", value_name = "FORMAT", value_parser = format_of, default_value = "TQ2_0")]
-    pub quant: Format,
+    #[arg(value_name = "OUT", conflicts_with = "output")]
+    pub out: Option<PathBuf>,
+    /// The same, as a flag.
+    #[arg(short, long, visible_alias = "outfile", value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// A GGUF; beside another output it is a second one, in the format of --gguf-quant.
+    #[arg(long, value_name = "FILE")]
+    pub output_gguf: Option<PathBuf>,
+    /// Format of --output-gguf; by default that of --quant.
+    #[arg(long, value_name = "FORMAT", value_parser = Quant::parse, requires = "output_gguf")]
+    pub gguf_quant: Option<Quant>,
+    /// Format of the linear layers: TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S; also Q1_0, F16, BF16, F32, Q8_0. auto makes all
+    /// matrices F16 or BF16, whichever the checkpoint is nearest to.
+    #[arg(long, visible_alias = "outtype", value_name = "FORMAT", value_parser = Quant::parse, default_value = "TQ2_0")]
+    pub quant: Quant,
+    /// Which revision of a repository, and whether it may be fetched.
+    #[command(flatten)]
+    pub hub: CheckpointArgs,
     /// How.
     #[command(flatten)]
     pub rounding: RoundingArgs,
@@ -47,21 +63,60 @@ pub struct ConvertArgs {
 /// Export a GGUF from a checkpoint, or from a directory that convert made.
 #[derive(Debug, Args)]
 pub struct GgufArgs {
-    /// A checkpoint's directory, or one made by sterna convert.
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// A checkpoint's directory, a repository on the Hugging Face hub, or a directory made by sterna convert. With --from-hf or
+    /// --from-t81 it is the file to write.
+    #[arg(value_name = "DIR|USER/REPO", required_unless_present_any = ["from_hf", "from_t81"])]
+    pub source: Option<PathBuf>,
     /// The file.
-    #[arg(short, long, visible_alias = "output-gguf", value_name = "FILE")]
-    pub output: PathBuf,
-    /// Format of the linear layers; by default TQ2_0 for a checkpoint, and what it has for a converted directory.
-    #[arg(long, visible_alias = "outtype", value_name = "FORMAT", value_parser = format_of)]
-    pub quant: Option<Format>,
+    #[arg(value_name = "OUT", conflicts_with_all = ["output", "from_hf", "from_t81"])]
+    pub out: Option<PathBuf>,
+    /// The same, as a flag.
+    #[arg(short, long, visible_aliases = ["output-gguf", "outfile"], value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The checkpoint, named by a flag: a directory or a repository.
+    #[arg(long, value_name = "DIR|USER/REPO", conflicts_with = "from_t81")]
+    pub from_hf: Option<PathBuf>,
+    /// The directory that convert made, named by a flag.
+    #[arg(long, value_name = "DIR")]
+    pub from_t81: Option<PathBuf>,
+    /// Format of the linear layers, or auto; by default TQ2_0 for a checkpoint, and what it has for a converted directory.
+    #[arg(long, visible_aliases = ["outtype", "gguf-quant"], value_name = "FORMAT", value_parser = Quant::parse)]
+    pub quant: Option<Quant>,
+    /// Which revision of a repository, and whether it may be fetched.
+    #[command(flatten)]
+    pub hub: CheckpointArgs,
     /// How.
     #[command(flatten)]
     pub rounding: RoundingArgs,
     /// What else.
     #[command(flatten)]
     pub rest: RestArgs,
+}
+
+/// A format, or the choice of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quant {
+    /// F16 or BF16 for all matrices, whichever the checkpoint is nearest to.
+    Auto,
+    /// This format for the linear layers.
+    Format(Format),
+}
+
+impl Quant {
+    fn parse(name: &str) -> Result<Self, String> {
+        if name.eq_ignore_ascii_case("auto") { Ok(Self::Auto) } else { format_of(name).map(Self::Format) }
+    }
+
+    /// The choices that were typed, in this format; `dir` holds the checkpoint.
+    fn options(self, rounding: &RoundingArgs, rest: &RestArgs, dir: &Path) -> Result<Options> {
+        let format = match self {
+            Self::Format(format) => format,
+            Self::Auto => convert::sixteen_bit(dir)?,
+        };
+        let options = rest.options(rounding.options(Some(format))?);
+        let all = Some(format).filter(|_| self == Self::Auto);
+        Ok(Options { embedding: options.embedding.or(all), output: options.output.or(all), ..options })
+    }
 }
 
 /// How float weights become ternary.
@@ -80,6 +135,9 @@ pub struct RoundingArgs {
     /// Takes the time and the memory of running the model as it is.
     #[arg(long, value_name = "TEXT")]
     pub calibration: Option<PathBuf>,
+    /// An importance matrix that llama-imatrix made (.gguf, or the older .dat); search weighs columns by it, as by --calibration.
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
+    pub imatrix: Option<PathBuf>,
     /// What shares a scale: 64, 128 or 256 weights, row, tensor; by default the format's block.
     #[arg(long, value_name = "GROUP")]
     pub group: Option<Granularity>,
@@ -152,34 +210,82 @@ pub(super) fn format_of(name: &str) -> Result<Format, String> {
 /// Runs `sterna convert`.
 ///
 /// # Errors
-/// As [`convert::from_checkpoint`].
+/// As [`convert::from_checkpoint`], and those of fetching a repository.
 pub fn run(args: &ConvertArgs, out: &mut Out) -> Result<()> {
     args.rest.explain();
-    let options = args.rest.options(args.rounding.options(Some(args.quant))?);
-    let (file, metadata) = places(&args.output);
-    let report = within(args.rounding.threads, || {
-        convert::from_checkpoint(&args.dir, &file, args.rest.name.as_deref(), &options)
-    })?;
-    finish(&report, &options, args.rounding.json, Some(&metadata), out)
+    let (dir, repo) = args.hub.resolve(&args.source)?;
+    let name = args.rest.name.as_deref().or(repo.as_deref());
+    let convert = |file: &Path, options: &Options| {
+        within(args.rounding.threads, || convert::from_checkpoint(&dir, file, name, options))
+    };
+    let quant = |quant: Quant| quant.options(&args.rounding, &args.rest, &dir);
+    let gguf_quant = args.gguf_quant.unwrap_or(args.quant);
+    let Some(output) = args.out.as_ref().or(args.output.as_ref()) else {
+        let (file, metadata) = places(args.output_gguf.as_deref().context("no output")?);
+        let options = quant(gguf_quant)?;
+        return finish(&convert(&file, &options)?, &options, args.rounding.json, Some(&metadata), out);
+    };
+    let (file, metadata) = places(output);
+    let options = quant(args.quant)?;
+    let report = convert(&file, &options)?;
+    let Some(second) = &args.output_gguf else {
+        return finish(&report, &options, args.rounding.json, Some(&metadata), out);
+    };
+    let second_options = quant(gguf_quant)?;
+    let mut second = convert(second, &second_options)?;
+    if args.rounding.json {
+        write_metadata(&metadata, &report.json(settings(&options)))?;
+        let both = [report.json(settings(&options)), second.json(settings(&second_options))];
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&both)?)?);
+    }
+    // What is true of both was said of the first.
+    second.notes.retain(|note| !report.notes.contains(note));
+    finish(&report, &options, false, Some(&metadata), out)?;
+    writeln!(out)?;
+    finish(&second, &second_options, false, None, out)
 }
 
 /// Runs `sterna gguf`.
 ///
 /// # Errors
-/// As [`convert::from_checkpoint`] and [`convert::from_gguf`].
+/// As [`convert::from_checkpoint`] and [`convert::from_gguf`], and those of fetching a repository.
 pub fn run_gguf(args: &GgufArgs, out: &mut Out) -> Result<()> {
     args.rest.explain();
-    let converted = args.dir.join(MODEL);
-    let report;
-    let options;
-    if converted.is_file() && args.dir.join(METADATA).is_file() {
-        options = args.rest.options(args.rounding.options(args.quant)?);
-        report = within(args.rounding.threads, || convert::from_gguf(&converted, &args.output, &options))?;
-    } else {
-        options = args.rest.options(args.rounding.options(Some(args.quant.unwrap_or(Format::TQ2_0)))?);
-        let name = args.rest.name.as_deref();
-        report = within(args.rounding.threads, || convert::from_checkpoint(&args.dir, &args.output, name, &options))?;
+    let named = args.from_hf.as_ref().or(args.from_t81.as_ref());
+    // With the source named by a flag, the word that stands alone is the file.
+    let (source, word) = match (named, &args.source) {
+        (Some(source), word) => (source, word.as_ref()),
+        (None, Some(source)) => (source, args.out.as_ref()),
+        (None, None) => bail!("no checkpoint given; name its directory or repository"),
+    };
+    let output = match (word, &args.output) {
+        (Some(word), Some(output)) => {
+            bail!("{} and {} are both to be written; name one file", word.display(), output.display())
+        }
+        (word, output) => word.or(output.as_ref()).context("no file to write; name it after the source, or with -o")?,
+    };
+    let is_converted = |dir: &Path| dir.join(MODEL).is_file() && dir.join(METADATA).is_file();
+    if let Some(dir) = args.from_t81.as_ref().filter(|dir| !is_converted(dir)) {
+        bail!(
+            "--from-t81 {}: it is no directory that sterna convert made ({MODEL} and {METADATA}); name a checkpoint with --from-hf",
+            dir.display()
+        );
     }
+    let threads = args.rounding.threads;
+    let (report, options) = if args.from_hf.is_none() && is_converted(source) {
+        let format = match args.quant {
+            Some(Quant::Format(format)) => Some(format),
+            Some(Quant::Auto) | None => None,
+        };
+        let options = args.rest.options(args.rounding.options(format)?);
+        (within(threads, || convert::from_gguf(&source.join(MODEL), output, &options))?, options)
+    } else {
+        let (dir, repo) = args.hub.resolve(source)?;
+        let quant = args.quant.unwrap_or(Quant::Format(Format::TQ2_0));
+        let options = quant.options(&args.rounding, &args.rest, &dir)?;
+        let name = args.rest.name.as_deref().or(repo.as_deref());
+        (within(threads, || convert::from_checkpoint(&dir, output, name, &options))?, options)
+    };
     finish(&report, &options, args.rounding.json, None, out)
 }
 
@@ -210,9 +316,7 @@ pub(super) fn finish(
 ) -> Result<()> {
     let json = report.json(settings(options));
     if let Some(path) = metadata {
-        let mut text = serde_json::to_string_pretty(&json)?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        write_metadata(path, &json)?;
     }
     if as_json {
         writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
@@ -220,6 +324,11 @@ pub(super) fn finish(
     }
     report.notes.iter().for_each(|note| eprintln!("note: {note}"));
     Ok(report.write_text(out)?)
+}
+
+fn write_metadata(path: &Path, json: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(json)? + "\n";
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// What was chosen, for the file of metadata.
@@ -233,6 +342,7 @@ fn settings(options: &Options) -> Value {
             _ => None,
         },
         "calibration": options.calibration,
+        "imatrix": options.imatrix,
         "keep": options.keep,
         "token_embedding_type": options.embedding.map(Format::name),
         "output_type": options.output.map(Format::name),
@@ -279,6 +389,7 @@ impl RoundingArgs {
             },
             biases_bf16: false,
             calibration: self.calibration.clone(),
+            imatrix: self.imatrix.clone(),
             lossless: self.require_lossless,
             validate: self.validate,
         })

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::runs::{Kind, Run, RunOptions, at_least, set};
 use crate::Out;
+use crate::args::CheckpointArgs;
 use crate::train::finetune::{FinetuneConfig, FinetuneTask, Outcome};
 use crate::train::memory::admit;
 use crate::train::run_dir::RunDir;
@@ -25,12 +26,16 @@ use crate::ui::text::{self, Align};
 /// --out DIR` needs no other setting again, and `sterna qat --export-only --out DIR` makes a model of what an interrupted run has learned.
 #[derive(Debug, Args)]
 pub struct QatArgs {
-    /// The checkpoint's directory: config.json, safetensors, tokenizer.
-    #[arg(value_name = "DIR", required_unless_present_any = ["model_id", "config", "resume", "export_only"])]
+    /// The checkpoint: a directory with config.json, safetensors and tokenizer, or a repository on the Hugging Face hub, which is
+    /// fetched once and kept.
+    #[arg(value_name = "DIR|USER/REPO", required_unless_present_any = ["model_id", "config", "resume", "export_only"])]
     pub dir: Option<PathBuf>,
     /// The checkpoint, as a flag.
-    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
+    #[arg(long, value_name = "DIR|USER/REPO", conflicts_with = "dir")]
     pub model_id: Option<PathBuf>,
+    /// Which revision of a repository, and whether it may be fetched.
+    #[command(flatten)]
+    pub hub: CheckpointArgs,
     /// The text: a plain file, .jsonl, .parquet, a folder with such a file for each split, or the name of a text of sterna data, as
     /// tinyshakespeare.
     #[arg(long, visible_aliases = ["dataset", "dataset-name"], value_name = "FILE", required_unless_present_any = ["config", "resume", "export_only"])]
@@ -145,14 +150,16 @@ fn print(outcome: &Outcome, size: u64, out: &mut Out) -> Result<()> {
 }
 
 impl QatArgs {
-    /// The checkpoint's directory, where one was typed.
+    /// The checkpoint's directory or repository, where one was typed.
     fn source(&self) -> Option<&Path> {
         self.dir.as_deref().or(self.model_id.as_deref())
     }
 
     /// Puts what was typed in its place.
     fn apply(&self, config: &mut FinetuneConfig) -> Result<()> {
-        set(&mut config.source, &self.source().map(Path::to_owned));
+        if let Some(source) = self.source() {
+            config.source = self.hub.resolve(source)?.0;
+        }
         set(&mut config.text, &self.text);
         config.text_config = self.dataset_config_name.clone().or(config.text_config.take());
         config.train_split = self.train_split.clone().or(config.train_split.take());

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use sterna_core::formats::Format;
 
 use super::convert::{RoundingArgs, finish, format_of, within};
 use crate::Out;
-use crate::convert::{self, Options};
+use crate::convert::{self, FORMATS, Options, file_type};
 
 /// Bring a GGUF into another format, without loss between ternary ones where their groups allow.
 ///
@@ -21,9 +21,22 @@ pub struct QuantizeArgs {
     /// The GGUF to write.
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
-    /// Format of the linear layers: TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S; also Q1_0, F16, BF16, F32, Q8_0.
-    #[arg(long = "type", visible_alias = "quant", value_name = "FORMAT", value_parser = format_of)]
-    pub format: Format,
+    /// Format of the linear layers: TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S; also Q1_0, F16, BF16, F32, Q8_0, and llama-quantize's
+    /// numbers for them.
+    #[arg(value_name = "TYPE", value_parser = type_of, required_unless_present = "format", conflicts_with = "format")]
+    pub kind: Option<Format>,
+    /// Threads, as --threads.
+    #[arg(value_name = "THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), conflicts_with = "threads")]
+    pub thread_count: Option<u32>,
+    /// Format of the linear layers, as a flag.
+    #[arg(long = "type", visible_alias = "quant", value_name = "FORMAT", value_parser = type_of)]
+    pub format: Option<Format>,
+    /// Accepted for scripts made for llama-quantize, and without effect: any GGUF that is read is brought into the new format.
+    #[arg(long)]
+    pub allow_requantize: bool,
+    /// Accepted in the same way: the output layer stays as it is anyway, unless --output-type names a format.
+    #[arg(long)]
+    pub leave_output_tensor: bool,
     /// How.
     #[command(flatten)]
     pub rounding: RoundingArgs,
@@ -52,13 +65,40 @@ pub struct DequantizeArgs {
     pub json: bool,
 }
 
+/// A format by its name, or by the number that llama-quantize has for it.
+fn type_of(text: &str) -> Result<Format, String> {
+    let by_number = |number: u32| FORMATS.into_iter().find(|&format| file_type(format) == Some(number));
+    match text.parse::<u32>() {
+        Ok(number) => by_number(number).ok_or_else(|| {
+            let numbers =
+                FORMATS.into_iter().filter_map(|format| Some(format!("{} {}", file_type(format)?, format.name())));
+            format!("{number} is no type that can be written; known: {}", numbers.collect::<Vec<_>>().join(", "))
+        }),
+        Err(_) => format_of(text),
+    }
+}
+
 /// Runs `sterna quantize`.
 ///
 /// # Errors
 /// As [`convert::from_gguf`].
 pub fn run(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
-    let options = args.rounding.options(Some(args.format))?;
-    let report = within(args.rounding.threads, || convert::from_gguf(&args.input, &args.output, &options))?;
+    for (given, flag, why) in [
+        (args.allow_requantize, "--allow-requantize", "any GGUF that is read is brought into the new format"),
+        (
+            args.leave_output_tensor,
+            "--leave-output-tensor",
+            "the output layer stays as it is unless --output-type is given",
+        ),
+    ] {
+        if given {
+            eprintln!("note: {flag} has no effect: {why}");
+        }
+    }
+    let format = args.kind.or(args.format).context("no format given; name one after the output, or with --type")?;
+    let options = args.rounding.options(Some(format))?;
+    let threads = args.rounding.threads.or(args.thread_count);
+    let report = within(threads, || convert::from_gguf(&args.input, &args.output, &options))?;
     finish(&report, &options, args.rounding.json, None, out)
 }
 

@@ -63,6 +63,11 @@ impl Sums {
         self.norm += other.norm;
     }
 
+    /// Whether all of `elements` weights became zero though not all of them were.
+    pub fn vanished(&self, elements: u64) -> bool {
+        self.zeros == elements && self.norm > 0.0
+    }
+
     /// The root of the summed squares of errors, relative to that of the source.
     pub fn relative_error(&self) -> f64 {
         if self.norm == 0.0 { 0.0 } else { (self.error / self.norm).sqrt() }
@@ -88,12 +93,26 @@ impl Sums {
                 norm[0] += a * a;
                 zeros[0] += u32::from(*b == 0.0);
             }
-            sums.error += error.iter().map(|&x| f64::from(x)).sum::<f64>();
-            sums.norm += norm.iter().map(|&x| f64::from(x)).sum::<f64>();
+            let total = |lanes: &[f32; 16]| lanes.iter().map(|&x| f64::from(x)).sum::<f64>();
+            let (error, norm) = (total(&error), total(&norm));
+            // Squares of small values vanish in an f32, those of large ones are infinite: then once more in f64.
+            let (error, norm) = if SQUARES.contains(&norm) { (error, norm) } else { squares(source, stored) };
+            sums.error += error;
+            sums.norm += norm;
             sums.zeros += zeros.iter().map(|&n| u64::from(n)).sum::<u64>();
         }
         sums
     }
+}
+
+/// Sums of squares of a short run that are exact enough in f32.
+const SQUARES: std::ops::Range<f64> = 1e-20..1e30;
+
+/// Squares of the differences and of the source, in f64.
+fn squares(source: &[f32], stored: &[f32]) -> (f64, f64) {
+    let square = |x: f64| x * x;
+    let pairs = source.iter().zip(stored).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+    pairs.fold((0.0, 0.0), |(error, norm), (a, b)| (error + square(a - b), norm + square(a)))
 }
 
 /// A tensor's bytes.
@@ -487,6 +506,20 @@ mod tests {
         }
         assert_eq!(joined(Some(0.0), Some(2.0)), Some(2.0));
         assert_eq!(joined(Some(1.0), Some(2.0)), None);
+    }
+
+    #[test]
+    fn sums_of_tiny_and_of_huge_weights_are_true() {
+        for size in [1e-30f32, 1e-24, 1e-20, 1e-10, 1.0, 1e20, 1e30] {
+            let source: Vec<f32> = (0..2000).map(|i| if i % 2 == 0 { size } else { -size }).collect();
+            let nothing = Sums::of(&source, &vec![0.0; 2000]);
+            assert!((nothing.relative_error() - 1.0).abs() < 1e-5, "{size}: {}", nothing.relative_error());
+            assert!(nothing.vanished(2000) && !Sums::of(&source, &source).vanished(2000));
+            let half: Vec<f32> = source.iter().map(|x| x * 0.5).collect();
+            let error = Sums::of(&source, &half).relative_error();
+            assert!((error - 0.5).abs() < 1e-5, "{size}: {error}");
+        }
+        assert!(!Sums::of(&[0.0; 4], &[0.0; 4]).vanished(4));
     }
 
     #[test]

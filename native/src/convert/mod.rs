@@ -1,15 +1,21 @@
 //! From checkpoints and GGUFs to ternary GGUFs, tensor by tensor: `sterna convert`, `gguf`, `quantize` and `dequantize`.
 //!
 //! - `weights.rs` reads rows of any source as f32.
-//! - `calibration.rs` finds which columns matter, if a text is given for that.
+//! - `choice.rs` says which tensor gets which format.
+//! - `calibration.rs` finds which columns matter, if a text is given for that; `imatrix.rs` reads it from a file of llama.cpp's.
 //! - `encode.rs` brings one tensor into a format, on all cores, and measures what was lost.
-//! - `report.rs` is what is told about it; `validate.rs` reads a written file back and compares.
+//! - `report.rs` is what is told about it; `readers.rs` what other programs make of the file.
+//! - `files.rs` is the file on its way; `validate.rs` reads it back and compares.
 //!
-//! Here: which tensor gets which format, and the file, which has its name only when it is complete. The peak in memory is one
+//! Here: the steps of a conversion. The peak in memory is one
 //! tensor: its pages in the source, its bytes in the file, and for a rule with one scale a tensor its values as f32.
 
 pub mod calibration;
+mod choice;
 pub mod encode;
+mod files;
+pub mod imatrix;
+pub mod readers;
 pub mod report;
 pub mod validate;
 pub mod weights;
@@ -17,8 +23,6 @@ pub mod weights;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -27,16 +31,21 @@ use anyhow::{Context, Result, bail};
 use sterna_core::formats::{Format, identify_all};
 use sterna_core::gguf::{Header, Metadata, TensorDecl, TensorInfo, Writer};
 use sterna_core::model::refusals;
-use sterna_core::ternary::{Granularity, Method, Rule, format_for};
+use sterna_core::ternary::{Granularity, Method};
 
 use self::calibration::Importance;
+use self::choice::{Choice, choose_all};
+pub use self::choice::{for_rows, matches};
 use self::encode::{Encoded, Fidelity, Rounding};
+use self::files::{Part, Temporary, beside, same_file};
+use self::imatrix::Imatrix;
 use self::report::{Done, Report};
 use self::weights::Tensor;
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::family::{Plan, Role};
+use crate::checkpoint::family::{Role, Style};
+use crate::checkpoint::plan::{Account, Origin, Plan};
 use crate::checkpoint::safetensors::Dtype;
-use crate::checkpoint::{family, tokenizer};
+use crate::checkpoint::tokenizer;
 use crate::source::Source;
 use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::progress::Progress;
@@ -64,6 +73,8 @@ pub struct Options {
     pub biases_bf16: bool,
     /// A text by which [`Method::Search`] weighs columns.
     pub calibration: Option<PathBuf>,
+    /// An importance matrix of llama.cpp's by which it does, instead of a text.
+    pub imatrix: Option<PathBuf>,
     /// Nothing may be rounded by a rule.
     pub lossless: bool,
     /// Read the file back and compare.
@@ -83,6 +94,7 @@ impl Default for Options {
             buffer: Dtype::F32,
             biases_bf16: false,
             calibration: None,
+            imatrix: None,
             lossless: false,
             validate: false,
         }
@@ -114,6 +126,22 @@ pub fn format_named(name: &str) -> Result<Format> {
     found.with_context(|| format!("{name} is no format that can be written; known: {}", known()))
 }
 
+/// The 16-bit float format that is nearest to a checkpoint's weights: F16 where its embedding is of this type, else BF16, as
+/// llama.cpp's converter chooses it for `--outtype auto`.
+///
+/// # Errors
+/// If there is no checkpoint that can be converted.
+pub fn sixteen_bit(dir: &Path) -> Result<Format> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let plan = Plan::of(&checkpoint)?;
+    let embedding = plan.items.iter().find(|item| item.role == Role::Embedding).map(|item| &item.origin);
+    let dtype = match embedding {
+        Some(Origin::Tensor(from)) => checkpoint.entry(&from.tensor).map(|entry| &entry.dtype),
+        _ => None,
+    };
+    Ok(if dtype == Some(&Dtype::F16) { Format::F16 } else { Format::BF16 })
+}
+
 /// Converts a checkpoint to a GGUF. `name` is the model's; if `None`, the directory's.
 ///
 /// # Errors
@@ -121,30 +149,27 @@ pub fn format_named(name: &str) -> Result<Format> {
 /// Ctrl-C. Nothing is then left under the file's name.
 pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Options) -> Result<Report> {
     let checkpoint = Checkpoint::open(dir)?;
-    let plan = Plan::of(&checkpoint)?;
-    let mut notes = Vec::new();
+    let mut plan = Plan::of(&checkpoint)?;
+    let mut notes = std::mem::take(&mut plan.notes);
     let name = name.map_or_else(|| directory_name(dir), str::to_owned);
-    let mut metadata = plan.metadata(checkpoint.config(), &name)?;
+    let mut metadata = plan.metadata(&name)?;
     tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
-    name_phi3(&plan, &name, &mut metadata);
-    if plan.hyper.architecture == "bitnet-b1.58" {
-        notes.push(
-            "llama.cpp has no architecture with squared ReLU; this file runs in sterna and in bitnet.cpp's fork".into(),
-        );
+    if !metadata.contains("tokenizer.ggml.model") {
+        // llama.cpp wants the key, and knows by this word that there are no tokens.
+        metadata.insert("tokenizer.ggml.model", "none");
     }
+    name_phi3(&plan, &name, &mut metadata);
+    let account = std::mem::take(&mut plan.account);
+    notes.extend(account.notes());
     let tensors = plan.items.into_iter().map(|item| Tensor::of_item(&checkpoint, item)).collect::<Result<Vec<_>>>()?;
-    let importance = match &options.calibration {
-        Some(text) => {
-            let text = calibration_text(text, options)?;
-            // The model as it is, for as long as it takes to read the text.
-            let whole = Temporary(beside(out, ".calibration.part")?);
-            let floats = Options { quant: Some(Format::F16), buffer: options.buffer.clone(), ..Options::default() };
-            write(&whole.0, metadata.clone(), &tensors, &floats, &Importance::new())?;
-            calibration::importance(&whole.0, &text)?
-        }
-        None => Importance::new(),
-    };
-    let mut report = write(out, metadata, &tensors, options, &importance)?;
+    let weighing = Weighing::of(options, || {
+        // The model as it is, for as long as it takes to read the text.
+        let whole = Temporary(beside(out, ".calibration.part")?);
+        let floats = Options { quant: Some(Format::F16), buffer: options.buffer.clone(), ..Options::default() };
+        write(&whole.0, metadata.clone(), &tensors, &account, &floats, &Weighing::None)?;
+        Ok(whole)
+    })?;
+    let mut report = write(out, metadata, &tensors, &account, options, &weighing)?;
     report.source = dir.display().to_string();
     report.notes.splice(0..0, notes);
     Ok(report)
@@ -171,20 +196,50 @@ pub fn from_gguf(path: &Path, out: &Path, options: &Options) -> Result<Report> {
     split.iter().for_each(|key| {
         metadata.remove(key);
     });
-    let importance = match &options.calibration {
-        Some(text) => calibration::importance(path, &calibration_text(text, options)?)?,
-        None => Importance::new(),
-    };
-    let mut report = write(out, metadata, &tensors, options, &importance)?;
+    let account = Account { read: tensors.len(), ..Account::default() };
+    let weighing = Weighing::of(options, || Ok(path))?;
+    let mut report = write(out, metadata, &tensors, &account, options, &weighing)?;
     report.source = path.display().to_string();
     Ok(report)
 }
 
-fn calibration_text(path: &Path, options: &Options) -> Result<String> {
-    if options.method != Method::Search {
-        bail!("--calibration goes with --rule search, not with {}, which weighs all columns alike", options.method);
+/// How much each column of each matrix counts.
+enum Weighing {
+    /// All alike.
+    None,
+    /// By the activations of a text.
+    Calibrated(Importance),
+    /// By a file of llama.cpp's.
+    Read(Imatrix),
+}
+
+impl Weighing {
+    /// As the options ask; `model` gives the model as it is, for a text to run through.
+    fn of<M: AsRef<Path>>(options: &Options, model: impl FnOnce() -> Result<M>) -> Result<Self> {
+        let (flag, path) = match (&options.imatrix, &options.calibration) {
+            (None, None) => return Ok(Self::None),
+            (Some(_), Some(_)) => bail!("--imatrix and --calibration both weigh columns; give one of them"),
+            (Some(path), None) => ("--imatrix", path),
+            (None, Some(path)) => ("--calibration", path),
+        };
+        if options.method != Method::Search {
+            bail!("{flag} goes with --rule search, not with {}, which weighs all columns alike", options.method);
+        }
+        if options.imatrix.is_some() {
+            return Ok(Self::Read(Imatrix::read(path)?));
+        }
+        let text = crate::args::read_text(path)?;
+        Ok(Self::Calibrated(calibration::importance(model()?.as_ref(), &text)?))
     }
-    crate::args::read_text(path)
+
+    /// Of one tensor's columns.
+    fn of_tensor(&self, tensor: &Tensor<'_>) -> Result<Option<&[f32]>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Calibrated(importance) => Ok(importance.get(&tensor.name).map(Vec::as_slice)),
+            Self::Read(imatrix) => imatrix.of_tensor(&tensor.name, tensor.cols),
+        }
+    }
 }
 
 /// What is returned where Ctrl-C was pressed.
@@ -192,129 +247,22 @@ pub fn interrupted() -> anyhow::Error {
     Interrupted { then: "nothing was written under the file's name".into() }.into()
 }
 
-/// Whether `text` matches a pattern in which `*` stands for any run of characters and `?` for any one.
-pub fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(&c) if c == '?' || c == text[t] => (p, t) = (p + 1, t + 1),
-            // The last star takes one more character.
-            _ => match star {
-                Some((at, taken)) => {
-                    star = Some((at, taken + 1));
-                    (p, t) = (at + 1, taken + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&c| c == '*')
-}
-
-/// How a tensor is stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Choice {
-    Ternary(Format, Rule),
-    Plain(Format),
-}
-
-impl Choice {
-    fn format(self) -> Format {
-        match self {
-            Self::Ternary(format, _) | Self::Plain(format) => format,
-        }
-    }
-}
-
-fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> Result<Choice> {
-    let own = tensor.blocks().map(|(format, _)| format);
-    let kept = tensor.names.iter().any(|name| options.keep.iter().any(|pattern| matches(pattern, name)));
-    let asked = match tensor.role {
-        Role::Bias if options.biases_bf16 => Format::BF16,
-        Role::Vector | Role::Bias | Role::Positions => return Ok(Choice::Plain(own.unwrap_or(Format::F32))),
-        // What stays float is F16, or as it is where it is no more than that.
-        _ if kept => own.filter(|own| !own.is_ternary() && *own != Format::F32).unwrap_or(Format::F16),
-        Role::Embedding => options.embedding.or(own).unwrap_or(Format::F16),
-        Role::Output => options.output.or(own).unwrap_or(Format::F16),
-        Role::Linear => options.quant.or(own).unwrap_or(Format::F16),
-    };
-    if !asked.is_ternary() {
-        let whole = tensor.cols.is_multiple_of(asked.block_len());
-        let format = if whole { asked } else { Format::F16 };
-        if !whole {
-            *fallbacks.entry((tensor.cols, asked.name(), format.name())).or_default() += 1;
-        }
-        return Ok(Choice::Plain(format));
-    }
-    let (format, rule) =
-        for_rows(tensor.cols, asked, options.method, options.group).with_context(|| tensor.place.clone())?;
-    if format != asked {
-        *fallbacks.entry((tensor.cols, asked.name(), format.name())).or_default() += 1;
-    }
-    Ok(rule.map_or(Choice::Plain(format), |rule| Choice::Ternary(format, rule)))
-}
-
-/// The format that rows of `cols` get where the ternary format `asked` was asked for, and the rule by which they are rounded: `asked`
-/// where its blocks fill the rows, else Q2_0, whose are the smallest, or F16 and no rule. `group` is what shares a scale, the
-/// format's block if `None`.
-///
-/// # Errors
-/// If the format cannot hold what the method and the group make.
-pub fn for_rows(
-    cols: usize,
-    asked: Format,
-    method: Method,
-    group: Option<Granularity>,
-) -> Result<(Format, Option<Rule>)> {
-    let rule = |format: Format| {
-        let granularity = match (group, format.group()) {
-            (Some(group), _) => group,
-            (None, Some(block)) => Granularity::Columns(block),
-            (None, None) => Granularity::Tensor,
-        };
-        Rule { method: if format == Format::Q1_0 { Method::Sign } else { method }, granularity }
-    };
-    if method == Method::Sign && asked != Format::Q1_0 {
-        bail!("the rule sign has no zero; it goes with --quant Q1_0 only");
-    }
-    if cols.is_multiple_of(asked.block_len()) {
-        format_for(rule(asked), cols, false, Some(asked))?;
-        return Ok((asked, Some(rule(asked))));
-    }
-    // Blocks of the format do not fill the rows: the smallest there are, or none.
-    let smaller = cols.is_multiple_of(Format::Q2_0.block_len()) && group.is_none();
-    Ok(if smaller { (Format::Q2_0, Some(rule(Format::Q2_0))) } else { (Format::F16, None) })
-}
-
-/// How many tensors have rows of so many columns that are no whole blocks of the format asked for, and what they take instead.
-type Fallbacks = BTreeMap<(usize, &'static str, &'static str), usize>;
-
-/// Writes all tensors as `options` say.
+/// Writes all tensors as `options` say. `account` is that of the source's tensors.
 fn write(
     out: &Path,
     mut metadata: Metadata,
     tensors: &[Tensor<'_>],
+    account: &Account,
     options: &Options,
-    importance: &Importance,
+    weighing: &Weighing,
 ) -> Result<Report> {
-    let mut fallbacks = Fallbacks::new();
-    let choices = tensors.iter().map(|tensor| choose(tensor, options, &mut fallbacks));
-    let choices: Vec<Choice> = choices.collect::<Result<_>>()?;
-    let notes = fallbacks.iter().map(|((cols, asked, taken), tensors)| {
-        format!("{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are stored as {taken}")
-    });
-    let notes = notes.collect();
-    for pattern in &options.keep {
-        if !tensors.iter().any(|tensor| tensor.names.iter().any(|name| matches(pattern, name))) {
-            bail!("--keep {pattern} matches no tensor; names are those of the checkpoint or of the GGUF");
-        }
-    }
+    let (choices, mut notes) = choose_all(tensors, options)?;
     describe(&mut metadata, tensors, &choices);
+    if let Weighing::Read(imatrix) = weighing {
+        let ternary = tensors.iter().zip(&choices).filter(|(_, choice)| choice.format().is_ternary());
+        imatrix.check(ternary.map(|(tensor, _)| tensor.name.as_str()))?;
+        imatrix.describe(&mut metadata);
+    }
     let declare = |(tensor, choice): (&Tensor<'_>, &Choice)| -> Result<TensorDecl> {
         let format = choice.format();
         let size = format.tensor_bytes(tensor.rows as u64, tensor.cols as u64);
@@ -323,6 +271,7 @@ fn write(
     };
     let declared: Vec<TensorDecl> = tensors.iter().zip(&choices).map(declare).collect::<Result<_>>()?;
     check_header(&metadata, &declared)?;
+    notes.extend(readers::notes(&metadata, &declared));
 
     let busy = interrupt::busy();
     let stop = || busy.requested();
@@ -338,7 +287,7 @@ fn write(
             Choice::Plain(format) => encode::plain(tensor, format, options.chosen, &stop)?,
             Choice::Ternary(format, rule) => {
                 let Options { chosen, lossless, ref buffer, .. } = *options;
-                let importance = importance.get(&tensor.name).map(Vec::as_slice);
+                let importance = weighing.of_tensor(tensor)?;
                 encode::ternary(tensor, &Rounding { format, rule, chosen, buffer, lossless, importance }, &stop)?
             }
         };
@@ -366,16 +315,22 @@ fn write(
     drop(progress);
     let seconds = started.elapsed().as_secs_f64();
     let validated = match options.validate {
-        true => Some(validate::validate(&part.path, tensors, &done, &stop)?),
+        true => Some(validate::validate(&part.path, tensors, &done, account, &stop)?),
         false => None,
     };
+    notes.extend(report::vanished(&done));
+    if let Weighing::Read(imatrix) = weighing {
+        let rounded = done.iter().filter(|done| done.fidelity == Fidelity::Rule);
+        notes.extend(imatrix.missing(rounded.map(|done| done.name.as_str())));
+    }
     part.keep(out).with_context(cannot)?;
-    Ok(Report { source: String::new(), output: out.to_owned(), tensors: done, seconds, notes, validated })
+    let account = account.clone();
+    Ok(Report { source: String::new(), output: out.to_owned(), tensors: done, account, seconds, notes, validated })
 }
 
 /// Keys about the file itself.
 fn describe(metadata: &mut Metadata, tensors: &[Tensor<'_>], choices: &[Choice]) {
-    // The type of most weights; numbers as llama.cpp and bitnet.cpp give them.
+    // The type of most weights.
     let mut counts: Vec<(Format, usize)> = Vec::new();
     for (tensor, choice) in tensors.iter().zip(choices).filter(|(tensor, _)| tensor.role == Role::Linear) {
         match counts.iter_mut().find(|(format, _)| *format == choice.format()) {
@@ -384,8 +339,21 @@ fn describe(metadata: &mut Metadata, tensors: &[Tensor<'_>], choices: &[Choice])
         }
     }
     let main = counts.iter().max_by_key(|(_, elements)| *elements).map(|(format, _)| *format);
-    let file_type = main.and_then(|format| match format {
-        Format::F32 => Some(0u32),
+    let file_type = main.and_then(file_type);
+    // In this order, whatever was there before.
+    metadata.remove("general.file_type");
+    metadata.remove("general.quantization_version");
+    if let Some(file_type) = file_type {
+        metadata.insert("general.file_type", file_type);
+    }
+    metadata.insert("general.quantization_version", 2u32);
+}
+
+/// The number that stands for a model whose weights are mostly of this format, in `general.file_type` and as llama-quantize takes
+/// it; of I2_S as bitnet.cpp gives it.
+pub fn file_type(format: Format) -> Option<u32> {
+    match format {
+        Format::F32 => Some(0),
         Format::F16 => Some(1),
         Format::Q8_0 => Some(7),
         Format::BF16 => Some(32),
@@ -394,14 +362,7 @@ fn describe(metadata: &mut Metadata, tensors: &[Tensor<'_>], choices: &[Choice])
         Format::Q1_0 | Format::I2_S => Some(40),
         Format::Q2_0 => Some(41),
         _ => None,
-    });
-    // In this order, whatever was there before.
-    metadata.remove("general.file_type");
-    metadata.remove("general.quantization_version");
-    if let Some(file_type) = file_type {
-        metadata.insert("general.file_type", file_type);
     }
-    metadata.insert("general.quantization_version", 2u32);
 }
 
 /// Refuses now what could not be run later.
@@ -436,66 +397,8 @@ fn name_phi3(plan: &Plan, name: &str, metadata: &mut Metadata) {
         metadata.strings("tokenizer.ggml.tokens").is_some_and(|tokens| tokens.iter().any(|token| token == text))
     };
     let sentence_piece = metadata.str("tokenizer.ggml.model") == Some("llama");
-    if plan.family.style == family::Style::Phi3 && !named && sentence_piece && has("<|endoftext|>") {
+    if plan.family.style == Style::Phi3 && !named && sentence_piece && has("<|endoftext|>") {
         metadata.insert("general.name", format!("phi-3 {name}"));
-    }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
-/// A path with something after its name.
-fn beside(path: &Path, after: &str) -> Result<PathBuf> {
-    let mut name = path.file_name().with_context(|| format!("{} is no name of a file", path.display()))?.to_owned();
-    name.push(after);
-    Ok(path.with_file_name(name))
-}
-
-/// A file that is needed for a while.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// A file under another name until it is complete; gone if it never is.
-struct Part {
-    path: PathBuf,
-    file: File,
-    kept: bool,
-}
-
-impl Part {
-    fn create(out: &Path) -> Result<Self> {
-        let path = beside(out, ".part")?;
-        if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make the folder {}", parent.display()))?;
-        }
-        if out.is_dir() {
-            bail!("{} is a folder; name a file", out.display());
-        }
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { path, file, kept: false })
-    }
-
-    /// Gives it its name.
-    fn keep(mut self, out: &Path) -> Result<()> {
-        self.file.sync_all()?;
-        fs::rename(&self.path, out)?;
-        self.kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::encode::{Fidelity, Sums};
 use super::validate::Validated;
+use crate::checkpoint::plan::{Account, LeftOut};
 use crate::ui::text::{self, Align};
 
 /// One tensor that was written.
@@ -45,6 +46,8 @@ pub struct Report {
     pub output: PathBuf,
     /// All tensors, in order.
     pub tensors: Vec<Done>,
+    /// Where the tensors of the source went.
+    pub account: Account,
     /// Seconds that reading, rounding and writing took.
     pub seconds: f64,
     /// What a person should know.
@@ -172,9 +175,24 @@ impl Report {
             self.speed(&total)
         )?;
         if let Some(validated) = &self.validated {
+            self.write_account(out)?;
             validated.write_text(out)?;
         }
         Ok(())
+    }
+
+    /// Prints how many tensors were read and written, and names those that were left out.
+    fn write_account(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Account { read, folded, computed, left_out } = &self.account;
+        write!(out, "tensors: {read} read, {} written", self.tensors.len())?;
+        if *folded > 0 {
+            write!(out, "; {folded} read ones are scales, which are part of their matrices")?;
+        }
+        if *computed > 0 {
+            write!(out, "; {computed} written ones are computed from config.json")?;
+        }
+        writeln!(out, "; {} left out{}", left_out.len(), if left_out.is_empty() { "" } else { ":" })?;
+        left_out.iter().try_for_each(|LeftOut { name, reason }| writeln!(out, "  {name}: {reason}"))
     }
 
     /// Everything, as JSON; `settings` are added as they are.
@@ -198,6 +216,12 @@ impl Report {
                 })
             })
             .collect();
+        let left_out: Vec<Value> = self
+            .account
+            .left_out
+            .iter()
+            .map(|LeftOut { name, reason }| json!({"name": name, "reason": reason}))
+            .collect();
         let by_kind: Vec<Value> = groups.iter().map(|((kind, format), group)| group.json(kind, format)).collect();
         json!({
             "sterna": env!("CARGO_PKG_VERSION"),
@@ -213,6 +237,11 @@ impl Report {
             "seconds": self.seconds,
             "mb_per_second": self.speed(&total),
             "by_kind": by_kind,
+            "tensors_read": self.account.read,
+            "tensors_written": self.tensors.len(),
+            "tensors_folded": self.account.folded,
+            "tensors_computed": self.account.computed,
+            "left_out": left_out,
             "tensors": tensors,
             "notes": self.notes,
             "validated": self.validated.as_ref().map(Validated::json),
@@ -237,6 +266,19 @@ impl Report {
     fn speed(&self, total: &Group) -> f64 {
         total.before as f64 / 1e6 / self.seconds.max(1e-9)
     }
+}
+
+/// Names the tensors of which nothing is left: all of their weights became zero.
+pub fn vanished(done: &[Done]) -> Option<String> {
+    let vanished = done.iter().filter(|done| done.sums.vanished(done.elements));
+    let names: Vec<&str> = vanished.map(|done| done.name.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "all weights became zero in {}: they are smaller than the smallest number that the format holds (6e-8 as an f16 \
+             scale); leave them in another format with --keep, or check the checkpoint",
+            names.join(", ")
+        )
+    })
 }
 
 fn ratio(group: &Group) -> f64 {

@@ -13,6 +13,7 @@ use sterna_core::kernels::Rayon;
 use super::encode::{Fidelity, Stop, Sums};
 use super::report::Done;
 use super::weights::Tensor;
+use crate::checkpoint::plan::Account;
 use crate::engine;
 use crate::source::Source;
 
@@ -53,15 +54,28 @@ impl Validated {
     }
 }
 
-/// Validates a file against the tensors it was made of.
+/// Validates a file against the tensors it was made of, and against the account of the source's.
 ///
 /// # Errors
-/// The first tensor that is not what was written, or a model that does not load or gives no finite numbers.
-pub fn validate(path: &Path, tensors: &[Tensor<'_>], done: &[Done], stop: Stop<'_>) -> Result<Validated> {
+/// A tensor of the source that is neither in the file nor in the account; the first tensor that is not what was written, or of
+/// which nothing is left; a model that does not load or gives no finite numbers.
+pub fn validate(
+    path: &Path,
+    tensors: &[Tensor<'_>],
+    done: &[Done],
+    account: &Account,
+    stop: Stop<'_>,
+) -> Result<Validated> {
     let source = Source::open(path).context("the written file cannot be read back")?;
     let formats = identify_all(source.header());
-    if source.header().tensors.len() != tensors.len() {
-        bail!("the written file has {} tensors, not {}", source.header().tensors.len(), tensors.len());
+    let written = source.header().tensors.len();
+    if written != tensors.len() || written != account.written() {
+        bail!(
+            "the written file has {written} tensors, but {} were to be written, and {} by the {} that were read",
+            tensors.len(),
+            account.written(),
+            account.read
+        );
     }
     for (((info, bytes), found), (tensor, done)) in source.tensors().zip(formats).zip(tensors.iter().zip(done)) {
         let written = Tensor::of_gguf(&source, info, found?.format, bytes);
@@ -76,6 +90,14 @@ pub fn validate(path: &Path, tensors: &[Tensor<'_>], done: &[Done], stop: Stop<'
         }
         let sums = compare(tensor, &written, stop)?;
         let error = sums.relative_error();
+        if matches!(done.fidelity, Fidelity::Float | Fidelity::Rule) && sums.vanished(done.elements) {
+            bail!(
+                "{} reads back as zeros only, but its weights are not zero: they are smaller than {} holds; leave it in another \
+                 format with --keep, or check the checkpoint",
+                tensor.place,
+                done.format
+            );
+        }
         let allowed = match done.fidelity {
             Fidelity::Exact => 0.0,
             Fidelity::Codes => SCALE_ERROR,

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use sterna_core::formats::Format;
 use sterna_core::gguf::TensorInfo;
 
-use crate::checkpoint::family::{From, Item, Origin, Role, interleaved};
+use crate::checkpoint::family::{Role, interleaved};
+use crate::checkpoint::plan::{From, Item, Origin};
 use crate::checkpoint::safetensors::Dtype;
 use crate::checkpoint::{Checkpoint, floats, safetensors::Entry};
 use crate::source::Source;

@@ -3,6 +3,7 @@
 //! ```text
 //! $STERNA_CACHE/models/USER/REPO[@REVISION]/
 //!   FILE.gguf            a finished, checked file, under the repository's own name for it
+//!   config.json, ...     those of a checkpoint, if one was asked for; the folder is its directory
 //!   FILE.gguf.part       a download that stopped; the next one goes on from there
 //!   FILE.gguf.part.json  which content that part is of
 //!   .sterna.json         what is here: sizes, checksums, dates, and the names the repository listed
@@ -55,18 +56,21 @@ pub struct Index {
     pub listed: Vec<String>,
     /// The finished files.
     pub files: Vec<Entry>,
+    /// The files of the repository's checkpoint, config.json first; empty if none was asked for.
+    #[serde(default)]
+    pub checkpoint: Vec<String>,
 }
 
-/// One model in the cache, or the beginning of one.
+/// One model in the cache, a GGUF or a checkpoint, or the beginning of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cached {
     /// What to type to get it: `USER/REPO[@REVISION][:QUANT]`.
     pub name: String,
     /// The quant its file name names.
     pub quant: Option<String>,
-    /// Bytes on disk, over all shards.
+    /// Bytes on disk, over all files.
     pub size: u64,
-    /// The file, or the first shard.
+    /// The file, or the first shard; of a checkpoint its folder.
     pub path: PathBuf,
     /// When the newest file was finished, in seconds since 1970.
     pub fetched: u64,
@@ -161,6 +165,9 @@ impl Cache {
             }
         }
         index.files.retain(|entry| !names.contains(&entry.name));
+        if name.quant.is_none() {
+            index.checkpoint.clear();
+        }
         let now_empty = index.files.is_empty() && parts(&folder)?.is_empty();
         if now_empty {
             remove_if_there(&folder.join(INDEX))?;
@@ -194,28 +201,32 @@ impl Cache {
         };
         let mut names: Vec<String> = index.files.iter().map(|entry| entry.name.clone()).collect();
         names.extend(parts(folder)?);
-        for model in quant::models(&names) {
-            let mut size = 0;
-            let mut fetched = 0;
-            let mut complete = model.is_complete();
-            for file in &model.files {
+        // What is here of files that belong together.
+        let cached = |files: &[String], quant: Option<String>, path: PathBuf| {
+            let name = quant.as_ref().map_or(base.clone(), |quant| format!("{base}:{quant}"));
+            let mut cached = Cached { name, quant, size: 0, path, fetched: 0, complete: true };
+            for file in files {
                 match index.files.iter().find(|entry| &entry.name == file) {
-                    Some(entry) => (size, fetched) = (size + entry.size, fetched.max(entry.fetched)),
+                    Some(entry) => {
+                        cached.size += entry.size;
+                        cached.fetched = cached.fetched.max(entry.fetched);
+                    }
                     None => {
-                        complete = false;
-                        size += fs::metadata(suffixed(&path_of(folder, file), PART)).map_or(0, |meta| meta.len());
+                        cached.complete = false;
+                        let part = fs::metadata(suffixed(&path_of(folder, file), PART));
+                        cached.size += part.map_or(0, |meta| meta.len());
                     }
                 }
             }
+            cached
+        };
+        for model in quant::models(&names) {
             let quant = quant::quant_of(&model.files[0]).map(str::to_owned);
-            models.push(Cached {
-                name: quant.as_ref().map_or(base.clone(), |quant| format!("{base}:{quant}")),
-                quant,
-                size,
-                path: path_of(folder, &model.files[0]),
-                fetched,
-                complete,
-            });
+            let found = cached(&model.files, quant, path_of(folder, &model.files[0]));
+            models.push(Cached { complete: found.complete && model.is_complete(), ..found });
+        }
+        if !index.checkpoint.is_empty() {
+            models.push(cached(&index.checkpoint, None, folder.to_owned()));
         }
         Ok(())
     }

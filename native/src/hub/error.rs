@@ -30,7 +30,7 @@ pub enum HubError {
     #[error("no cache folder: this user has no home directory; set STERNA_CACHE to a folder")]
     NoCacheDir,
     /// The model is not in the cache and the network may not be used.
-    #[error("{model} is not in {} and --offline forbids fetching it; run `sterna pull {model}` once with a network", cache.display())]
+    #[error("{model} is not in {} and --offline forbids fetching it; run `sterna pull {model}` (for a checkpoint, the command itself) once with a network", cache.display())]
     Offline {
         /// The model as typed.
         model: String,
@@ -99,10 +99,20 @@ pub enum HubError {
         name: String,
     },
     /// The repository has no GGUF.
-    #[error("{repo} holds no GGUF file; look for a repository whose name ends in -GGUF, or convert the checkpoint")]
+    #[error(
+        "{repo} holds no GGUF file; look for a repository whose name ends in -GGUF, or make one with `sterna convert {repo}`"
+    )]
     NoGguf {
         /// USER/REPO.
         repo: String,
+    },
+    /// The repository has no checkpoint that can be read.
+    #[error("{repo} holds no checkpoint that can be read: {why}")]
+    NoCheckpoint {
+        /// USER/REPO.
+        repo: String,
+        /// What is missing or not readable, and what to do.
+        why: String,
     },
     /// No file has the wanted quant or name.
     #[error("{repo} has no {wanted}; it has: {}", available.join(", "))]

@@ -1,10 +1,11 @@
 //! Models from the Hugging Face hub: `USER/REPO[@REVISION][:QUANT]` to a checked file on this machine.
 //!
 //! [`Hub::pull`] asks the hub and fetches what is missing or has changed; [`Hub::locate`] is content with what the cache
-//! has. This module prints nothing and reads no terminal: a [`Watcher`] hears what happens and may stop it. It knows
+//! has. [`Hub::checkpoint`] gives the directory of a checkpoint. This module prints nothing and reads no terminal: a [`Watcher`] hears what happens and may stop it. It knows
 //! nothing of what is inside the files.
 
 mod cache;
+mod checkpoint;
 mod error;
 mod name;
 mod quant;
@@ -130,7 +131,7 @@ impl Hub {
                 .ok_or_else(|| HubError::Offline { model: name.to_string(), cache: self.cache.root().to_owned() });
         }
         let repo = name.id();
-        let listing = self.listing(name, watcher)?;
+        let listing = self.listing(name, is_gguf, watcher)?;
         let names: Vec<String> = listing.files.iter().map(|file| file.name.clone()).collect();
         let choice = match file {
             Some(file) => choose_file(&repo, &names, file)?,
@@ -140,42 +141,56 @@ impl Hub {
         let mut index = self.cache.index(&folder);
         index.name = ModelName { quant: None, ..name.clone() }.to_string();
         index.listed = names;
+        let located = self.fetch_all(name, &listing, &choice.files, &mut index, watcher)?;
+        self.cache.write_index(&folder, &index)?;
+        Ok(located)
+    }
+
+    /// Fetches those of the `wanted` files that are not here as the hub has them. The folder must be locked.
+    fn fetch_all(
+        &self,
+        name: &ModelName,
+        listing: &Listing,
+        wanted: &[String],
+        index: &mut Index,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Located> {
+        let (repo, folder) = (name.id(), self.cache.folder(name));
         let mut located = Located { paths: Vec::new(), size: 0, fetched: 0 };
-        for (i, wanted) in choice.files.iter().enumerate() {
-            let Some(remote) = listing.files.iter().find(|file| &file.name == wanted) else { continue };
-            let kept = index.files.iter().find(|entry| &entry.name == wanted && is_current(entry, remote, &listing));
+        for (i, file) in wanted.iter().enumerate() {
+            let Some(remote) = listing.files.iter().find(|remote| &remote.name == file) else { continue };
+            let kept = index.files.iter().find(|entry| &entry.name == file && is_current(entry, remote, listing));
             let size = match kept {
                 Some(entry) => entry.size,
                 None => {
-                    watcher.event(Event::Started { file: wanted, number: i + 1, count: choice.files.len() });
+                    watcher.event(Event::Started { file, number: i + 1, count: wanted.len() });
                     // The commit pins the content: a push in between cannot mix two versions.
                     let revision = listing.commit.as_deref().unwrap_or(name.revision_or_main());
                     let url = format!(
                         "{}/{repo}/resolve/{}/{}",
                         self.endpoint,
                         percent_encode(revision, false),
-                        percent_encode(wanted, true)
+                        percent_encode(file, true)
                     );
                     let fetched = fetch::fetch(&self.client, &url, remote, &folder, watcher)
                         .map_err(|error| self.explained(&repo, error))?;
                     watcher.event(Event::Finished);
                     located.fetched += 1;
-                    index.files.retain(|old| &old.name != wanted);
+                    index.files.retain(|old| &old.name != file);
                     index.files.push(Entry {
-                        name: wanted.clone(),
+                        name: file.clone(),
                         size: fetched.size,
                         sha256: fetched.sha256,
                         commit: listing.commit.clone(),
                         fetched: crate::ui::text::now(),
                     });
-                    self.cache.write_index(&folder, &index)?;
+                    self.cache.write_index(&folder, index)?;
                     fetched.size
                 }
             };
             located.size += size;
-            located.paths.push(path_of(&folder, wanted));
+            located.paths.push(path_of(&folder, file));
         }
-        self.cache.write_index(&folder, &index)?;
         Ok(located)
     }
 
@@ -197,7 +212,8 @@ impl Hub {
         Some(located)
     }
 
-    fn listing(&self, name: &ModelName, watcher: &mut dyn Watcher) -> Result<Listing> {
+    /// The files of a repository whose names are `wanted`.
+    fn listing(&self, name: &ModelName, wanted: fn(&str) -> bool, watcher: &mut dyn Watcher) -> Result<Listing> {
         let repo = name.id();
         let mut url = format!("{}/api/models/{repo}", self.endpoint);
         if let Some(revision) = &name.revision {
@@ -216,7 +232,7 @@ impl Hub {
         let too_long =
             || HubError::BadListing { url: url.clone(), why: format!("it is longer than {} MiB", MAX_LISTING >> 20) };
         let text = text.map_err(|error| self.explained(&repo, error))?.ok_or_else(too_long)?;
-        Listing::parse(&repo, &url, &text)
+        Listing::parse(&repo, &url, &text, wanted)
     }
 
     /// What the hub's refusal means: a missing repository answers 401 without a token, a gated one 401 or 403.
@@ -235,15 +251,15 @@ impl Hub {
     }
 }
 
-/// A repository's GGUF files at one commit.
+/// Files of a repository at one commit.
 struct Listing {
     commit: Option<String>,
     files: Vec<RemoteFile>,
 }
 
 impl Listing {
-    /// Reads the hub's answer. Only GGUF files are kept, and each of their names has been found harmless.
-    fn parse(repo: &str, url: &str, text: &[u8]) -> Result<Self> {
+    /// Reads the hub's answer. Only files whose names are `wanted` are kept, and each of their names has been found harmless.
+    fn parse(repo: &str, url: &str, text: &[u8], wanted: fn(&str) -> bool) -> Result<Self> {
         #[derive(Deserialize)]
         struct Answer {
             sha: Option<String>,
@@ -269,7 +285,7 @@ impl Listing {
         let commit = answer.sha.filter(|sha| check_revision(sha).is_ok());
         let mut files = Vec::new();
         for sibling in answer.siblings {
-            if !sibling.rfilename.to_ascii_lowercase().ends_with(".gguf") {
+            if !wanted(&sibling.rfilename) {
                 continue;
             }
             if !is_safe_file_name(&sibling.rfilename) {
@@ -288,6 +304,10 @@ impl Listing {
         }
         Ok(Self { commit, files })
     }
+}
+
+fn is_gguf(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".gguf")
 }
 
 /// Whether the file that is here is the one the hub has.

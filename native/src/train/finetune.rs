@@ -31,7 +31,8 @@ use super::text::model::{Biases, Blueprint, Decoder, ternary_values};
 use super::text::split::{Parts, Split};
 use super::text::{self, BATCHES, HeldOut, QUICK_TOKENS};
 use super::trainer::{self, Evaluation, Step, Task, Watch};
-use crate::checkpoint::family::{Item, Origin, Plan, Role, Style};
+use crate::checkpoint::family::{Role, Style};
+use crate::checkpoint::plan::{Item, Origin, Plan};
 use crate::checkpoint::{Checkpoint, save, tokenizer};
 use crate::convert::weights::Tensor as Source;
 use crate::convert::{self, Options};
@@ -219,8 +220,9 @@ impl FinetuneTask {
             );
         }
         let name = convert::directory_name(&config.source);
-        let mut metadata = plan.metadata(checkpoint.config(), &name)?;
+        let mut metadata = plan.metadata(&name)?;
         let mut notes = config.run.notes();
+        notes.extend(plan.notes.iter().cloned().chain(plan.account.notes()));
         tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
         if metadata.strings("tokenizer.ggml.tokens").is_none() {
             bail!("{source} has no tokenizer to read the text with; fetch its tokenizer.json or tokenizer.model");
@@ -367,7 +369,7 @@ impl Task for FinetuneTask {
             let part = parts.get(item.name.as_str()).with_context(|| format!("the model has no {}", item.name))?;
             ternary_values(part)
         })?;
-        save::beside(&self.config.source, &dir)?;
+        save::beside(&self.config.source, &dir, &self.items)?;
         let Rounding { method, group, format, .. } = self.rounding;
         let options = Options {
             quant: Some(if method.is_some() { format } else { Format::F16 }),

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::model::{Blueprint, Decoder, Part, ternary_values};
 use super::tokenizer::{END_OF_TEXT, TextTokenizer};
 use crate::checkpoint::config::Config;
-use crate::checkpoint::family::{Family, Item};
+use crate::checkpoint::family::Family;
+use crate::checkpoint::plan::Item;
 use crate::checkpoint::save;
 
 /// Whether a model of this architecture can be saved.
