@@ -9,7 +9,7 @@ use sterna_core::formats::Format;
 use sterna_core::gguf::Gguf;
 use tempfile::TempDir;
 
-use crate::support::{data, fixture, gguf_python, json, read_by_gguf_py, stdout, sterna};
+use crate::support::{data, fixture, gguf_python, hub_of, json, read_by_gguf_py, stdout, sterna};
 
 const FAMILIES: [&str; 6] = ["llama", "qwen2", "qwen3", "phi3", "gpt2", "bitnet"];
 
@@ -119,6 +119,105 @@ fn directories_files_and_back() {
         .assert()
         .code(1)
         .stderr(predicate::str::contains("no float format"));
+}
+
+/// The files of a fixture, as a repository on the hub.
+pub fn repository(name: &str) -> String {
+    let files = std::fs::read_dir(fixture(name)).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())
+    });
+    hub_of(files.collect())
+}
+
+#[test]
+fn a_repository_on_the_hub_is_converted_as_its_folder_is() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let server = repository("llama");
+    let command = |words: &[&str]| {
+        let mut command = sterna();
+        command.current_dir(dir.path()).env("STERNA_CACHE", path("cache")).env("HF_ENDPOINT", &server).args(words);
+        command
+    };
+    command(&["convert", "a/b", "x.gguf", "--offline"]).assert().code(1).stderr(predicate::str::contains("--offline"));
+    command(&["convert", "a/b", "x.gguf"]).assert().success();
+    convert("llama", &path("y.gguf"), &["--name", "b"]);
+    assert!(std::fs::read(path("x.gguf")).unwrap() == std::fs::read(path("y.gguf")).unwrap());
+    command(&["gguf", "z.gguf", "--from-hf", "a/b", "--offline"]).assert().success();
+    assert!(std::fs::read(path("x.gguf")).unwrap() == std::fs::read(path("z.gguf")).unwrap());
+    assert!(stdout(&mut command(&["list"])).contains("a/b"));
+    for (words, said) in [
+        (&["convert", "a/b:TQ2_0", "x.gguf"][..], "a checkpoint is USER/REPO or USER/REPO@REVISION"),
+        (&["convert", "a/other", "x.gguf"], "not found (404)"),
+        (&["convert", "a/b@v1", "x.gguf", "--revision", "v2"], "two revisions"),
+        (&["convert", "cache", "x.gguf", "--revision", "v2"], "--revision belongs to a repository"),
+        (&["convert", "nothing", "x.gguf"], "nothing is no directory"),
+    ] {
+        command(words).assert().code(1).stderr(predicate::str::contains(said));
+    }
+}
+
+#[test]
+fn words_of_other_programs_mean_the_same() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let run = |words: &[&str]| {
+        let mut command = sterna();
+        command.current_dir(dir.path()).args(words);
+        command
+    };
+    let llama = fixture("llama");
+    let llama = llama.to_str().unwrap();
+    let types = |name: &str| {
+        let bytes = std::fs::read(path(name)).unwrap();
+        let file = Gguf::parse(&bytes).unwrap();
+        let find = |name: &str| file.header().tensor(name).unwrap().type_id;
+        (find("blk.0.ffn_up.weight"), find("token_embd.weight"))
+    };
+    let (tq1, tq2, f16, bf16) =
+        (Format::TQ1_0.type_id(), Format::TQ2_0.type_id(), Format::F16.type_id(), Format::BF16.type_id());
+    // A folder and a GGUF in one go.
+    let text = stdout(&mut run(&["convert", llama, "made", "--output-gguf", "t.gguf", "--gguf-quant", "TQ1_0"]));
+    assert!(text.contains("model.gguf") && text.contains("t.gguf"), "{text}");
+    assert_eq!((types("made/model.gguf"), types("t.gguf")), ((tq2, f16), (tq1, f16)));
+    let both = ["convert", llama, "made", "--output-gguf", "t.gguf", "--gguf-quant", "TQ1_0", "--json"];
+    assert_eq!(json(&stdout(&mut run(&both)))[1]["settings"]["quant"], "TQ1_0");
+    run(&["convert", llama, "--output-gguf", "u.gguf", "--gguf-quant", "TQ1_0"]).assert().success();
+    assert_eq!(types("u.gguf"), (tq1, f16));
+    // llama.cpp's converter.
+    run(&["convert", llama, "--outfile", "a.gguf", "--outtype", "auto"]).assert().success();
+    assert_eq!(types("a.gguf"), (bf16, bf16));
+    // From a folder that convert made, and from a checkpoint.
+    run(&["gguf", "g.gguf", "--from-t81", "made", "--quant", "TQ1_0"]).assert().success();
+    run(&["gguf", "made", "h.gguf"]).assert().success();
+    run(&["gguf", "i.gguf", "--from-hf", llama, "--outtype", "tq1_0"]).assert().success();
+    assert_eq!((types("g.gguf"), types("h.gguf"), types("i.gguf")), ((tq1, f16), (tq2, f16), (tq1, f16)));
+    // llama-quantize.
+    run(&["quantize", "a.gguf", "q.gguf", "TQ2_0", "2"]).assert().success();
+    assert_eq!(types("q.gguf"), (tq2, bf16));
+    let words = ["quantize", "--allow-requantize", "a.gguf", "r.gguf", "36"];
+    run(&words).assert().success().stderr(predicate::str::contains("--allow-requantize has no effect"));
+    assert_eq!(types("r.gguf"), (tq1, bf16));
+    for word in ["show", "info"] {
+        assert!(stdout(&mut run(&[word, "q.gguf"])).contains("blk.0.ffn_up.weight"));
+    }
+    for (words, code, said) in [
+        (&["convert", llama][..], 2, "required"),
+        (&["convert", llama, "x.gguf", "-o", "y.gguf"], 2, "cannot be used with"),
+        (&["convert", llama, "x.gguf", "--gguf-quant", "TQ1_0"], 2, "--output-gguf"),
+        (&["gguf", "x.gguf", "--from-t81", llama], 1, "no directory that sterna convert made"),
+        (&["gguf", "x.gguf", "--from-hf", llama, "--from-t81", "made"], 2, "cannot be used with"),
+        (&["gguf", "--from-hf", llama], 1, "no file to write"),
+        (&["gguf", "made"], 1, "no file to write"),
+        (&["quantize", "a.gguf", "x.gguf"], 2, "required"),
+        (&["quantize", "a.gguf", "x.gguf", "TQ2_0", "--type", "F16"], 2, "cannot be used with"),
+        (&["quantize", "a.gguf", "x.gguf", "99"], 2, "99 is no type that can be written; known: 36 TQ1_0"),
+        (&["quantize", "a.gguf", "x.gguf", "Q4_K_M"], 2, "Q4_K_M is no format that can be written"),
+    ] {
+        run(words).assert().code(code).stderr(predicate::str::contains(said));
+        assert!(!path("x.gguf").exists(), "{words:?}");
+    }
 }
 
 #[test]

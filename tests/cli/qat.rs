@@ -63,6 +63,24 @@ fn a_checkpoint_becomes_a_ternary_one_and_a_file_with_its_loss() {
     assert!(std::fs::read(&again).unwrap() == std::fs::read(out.join("model.gguf")).unwrap());
 }
 
+#[test]
+fn a_repository_on_the_hub_is_tuned_as_its_folder_is() {
+    let dir = TempDir::new().unwrap();
+    let (plain, _) = texts(&dir);
+    let server = crate::convert::repository("gpt2");
+    let command = |words: &str| {
+        let mut command = sterna();
+        command.env("STERNA_CACHE", dir.path().join("cache")).env("HF_ENDPOINT", &server).current_dir(dir.path());
+        command.args(["qat", "a/b", "--text"]).arg(&plain).args(words.split_whitespace());
+        command
+    };
+    command("--offline").assert().code(1).stderr(predicate::str::contains("--offline forbids"));
+    let words = "--block-size 32 --batch-size 2 --steps 4 --ternary-warmup-steps 1 --max-eval-tokens 200 --quant Q2_0 --json";
+    let outcome = json(&stdout(&mut command(words)));
+    assert_eq!(outcome["model"], "runs/b-qat/model.gguf");
+    assert!(dir.path().join("runs/b-qat/checkpoint/config.json").is_file());
+}
+
 /// They see the same ternary weights. For a Python with packages of a gigabyte:
 /// `STERNA_TRANSFORMERS_PYTHON=python3 cargo test -p sterna --test cli -- --ignored`
 #[test]

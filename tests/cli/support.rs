@@ -123,7 +123,12 @@ pub fn size(format: Format, cols: u64, rows: u64) -> u64 {
 }
 
 /// Serves one repository, a/b, with one file, over and over; gives its address.
-pub fn hub(name: &'static str, content: Vec<u8>) -> String {
+pub fn hub(name: &str, content: Vec<u8>) -> String {
+    hub_of(vec![(name.to_owned(), content)])
+}
+
+/// Serves one repository, a/b, with these files, over and over; gives its address.
+pub fn hub_of(files: Vec<(String, Vec<u8>)>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -132,15 +137,15 @@ pub fn hub(name: &'static str, content: Vec<u8>) -> String {
             let path = lines.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)).unwrap_or_default();
             lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
             let (status, body) = if path.starts_with("/api/models/a/b") {
-                (
-                    200,
-                    format!(r#"{{"sha":"c0ffee","siblings":[{{"rfilename":"{name}","size":{}}}]}}"#, content.len())
-                        .into_bytes(),
-                )
-            } else if path == format!("/a/b/resolve/c0ffee/{name}") {
-                (200, content.clone())
+                let sibling = |(name, content): &(String, Vec<u8>)| {
+                    serde_json::json!({"rfilename": name, "size": content.len()})
+                };
+                let siblings: Vec<Value> = files.iter().map(sibling).collect();
+                (200, serde_json::json!({"sha": "c0ffee", "siblings": siblings}).to_string().into_bytes())
             } else {
-                (404, Vec::new())
+                let name = path.strip_prefix("/a/b/resolve/c0ffee/").unwrap_or_default();
+                let found = files.iter().find(|file| file.0 == name);
+                found.map_or((404, Vec::new()), |(_, content)| (200, content.clone()))
             };
             let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));

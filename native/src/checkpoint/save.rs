@@ -186,7 +186,7 @@ mod tests {
     fn what_cannot_be_saved_leaves_nothing() {
         let item = |name: &str, origin: Origin| Item {
             name: name.into(),
-            role: super::super::family::Role::Vector,
+            role: Role::Vector,
             rows: 1,
             cols: 2,
             vector: true,

@@ -108,7 +108,9 @@ pub fn write(
     if vocabulary.model == "llama" {
         vocabulary.space_prefix = settings["add_prefix_space"].as_bool().or(vocabulary.space_prefix);
     }
-    let added = added_tokens(checkpoint, json.as_ref(), &settings)?;
+    let mut added = added_tokens(checkpoint, json.as_ref(), &settings)?;
+    let beyond = added.split_off(&rows);
+    vocabulary.leave_out(rows, &beyond, notes);
     vocabulary.add(&added)?;
     if vocabulary.tokens.len() > rows {
         bail!(
@@ -157,6 +159,24 @@ impl Vocabulary {
             }
         }
         Ok(())
+    }
+
+    /// Takes away added tokens whose ids are beyond the embedding's rows, such as a padding token for which no row was made: the
+    /// model neither takes nor gives them. Says so.
+    fn leave_out(&mut self, rows: usize, beyond: &BTreeMap<usize, Added>, notes: &mut Vec<String>) {
+        while self.tokens.len() > rows && beyond.contains_key(&(self.tokens.len() - 1)) {
+            self.tokens.pop();
+            self.kinds.pop();
+            self.scores.truncate(self.tokens.len());
+        }
+        if !beyond.is_empty() {
+            let few = beyond.iter().take(8).map(|(id, token)| format!("{:?} ({id})", token.text));
+            let more = if beyond.len() > 8 { " and others" } else { "" };
+            notes.push(format!(
+                "the embedding has {rows} rows; tokens beyond it are left out: {}{more}",
+                few.collect::<Vec<_>>().join(", ")
+            ));
+        }
     }
 
     /// Fills up to `len` tokens.

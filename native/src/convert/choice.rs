@@ -63,7 +63,7 @@ pub(super) fn choose_all(tensors: &[Tensor<'_>], options: &Options) -> Result<(V
 }
 
 /// Why a file would have no ternary matrix, and which formats would do.
-fn nothing_ternary(asked: Format, cols: &BTreeSet<usize>) -> anyhow::Error {
+pub fn nothing_ternary(asked: Format, cols: &BTreeSet<usize>) -> anyhow::Error {
     let fits = |format: &Format| cols.iter().all(|cols| cols.is_multiple_of(format.block_len()));
     let fitting: Vec<&str> = FORMATS.into_iter().filter(fits).map(Format::name).collect();
     let rows: Vec<String> = cols.iter().map(usize::to_string).collect();

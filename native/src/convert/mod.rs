@@ -35,7 +35,7 @@ use sterna_core::ternary::{Granularity, Method};
 
 use self::calibration::Importance;
 use self::choice::{Choice, choose_all};
-pub use self::choice::{for_rows, matches};
+pub use self::choice::{for_rows, matches, nothing_ternary};
 use self::encode::{Encoded, Fidelity, Rounding};
 use self::files::{Part, Temporary, beside, same_file};
 use self::imatrix::Imatrix;

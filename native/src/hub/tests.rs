@@ -397,3 +397,136 @@ fn an_interrupt_keeps_the_part() {
     hub.pull(&name("a/b"), None, &mut Silent).unwrap();
     assert!(server.asked_for("/resolve/")[1].headers.contains_key("range"));
 }
+
+/// A server with one repository a/b of these files. Only weights are in LFS, so only they have a checksum in the listing, as on the
+/// hub.
+fn checkpoint_repository(files: Vec<(&'static str, Vec<u8>)>) -> Server {
+    Server::start(move |asked, _| {
+        if asked.path.starts_with("/api/models/a/b") {
+            let siblings: Vec<_> = files
+                .iter()
+                .map(|(name, body)| {
+                    let lfs = name.ends_with(".safetensors").then(|| serde_json::json!({"sha256": sha(body)}));
+                    serde_json::json!({"rfilename": name, "size": body.len(), "lfs": lfs})
+                })
+                .collect();
+            return Says::new(200, serde_json::json!({"sha": "c0ffee", "siblings": siblings}).to_string());
+        }
+        match files.iter().find(|(name, _)| asked.path == format!("/a/b/resolve/c0ffee/{name}")) {
+            Some((name, body)) => Says::file(asked, body, name),
+            None => Says::new(404, ""),
+        }
+    })
+}
+
+const SHARDS: &str = r#"{"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors","c":"m-1.safetensors"}}"#;
+
+fn sharded() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("config.json", b"{}".to_vec()),
+        ("model.safetensors.index.json", SHARDS.into()),
+        ("m-1.safetensors", body(3000)),
+        ("m-2.safetensors", body(2000)),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("merges.txt", b"#".to_vec()),
+        ("consolidated.safetensors", body(10)),
+        ("onnx/model.onnx", body(10)),
+        ("original/config.json", body(10)),
+        ("README.md", b"hello".to_vec()),
+    ]
+}
+
+#[test]
+fn a_checkpoint_is_fetched_as_one_folder_and_then_found() {
+    let dir = TempDir::new().unwrap();
+    let server = checkpoint_repository(sharded());
+    let hub = hub(&server.address, dir.path());
+    let folder = hub.checkpoint(&name("a/b"), &mut Silent).unwrap();
+    assert_eq!(folder, dir.path().join("models/a/b"));
+    let mut here: Vec<String> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    here.retain(|name| !name.starts_with('.'));
+    here.sort();
+    let expected = [
+        "README.md",
+        "config.json",
+        "m-1.safetensors",
+        "m-2.safetensors",
+        "merges.txt",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    ];
+    assert_eq!(here, expected);
+    assert_eq!(fs::read(folder.join("m-2.safetensors")).unwrap(), body(2000));
+    let asked = server.asked().len();
+    assert_eq!(hub.checkpoint(&name("a/b"), &mut Silent).unwrap(), folder);
+    assert_eq!(server.asked().len(), asked, "a checkpoint that is here needs no network");
+    // It is listed, beside GGUFs, and removed with them.
+    let listed = hub.cache().list().unwrap();
+    assert_eq!((listed.len(), listed[0].name.as_str(), &listed[0].quant, listed[0].complete), (1, "a/b", &None, true));
+    assert_eq!((listed[0].size, &listed[0].path), (5000 + 2 + 2 + 1 + 5 + SHARDS.len() as u64, &folder));
+    assert_eq!(hub.cache().remove(&name("a/b"), &mut Silent).unwrap(), listed);
+    assert!(!folder.exists());
+}
+
+#[test]
+fn a_checkpoint_that_stopped_goes_on_and_offline_takes_whole_ones_only() {
+    let dir = TempDir::new().unwrap();
+    let server = checkpoint_repository(sharded());
+    let hub = hub(&server.address, dir.path());
+    let error = hub.checkpoint(&name("a/b@v1"), &mut Interrupting::default()).unwrap_err();
+    assert!(matches!(error, HubError::Fetch(FetchError::Interrupted)), "{error}");
+    let offline = Hub::new(HubOptions {
+        endpoint: server.address.clone(),
+        token: None,
+        cache: Cache::new(dir.path()),
+        offline: true,
+        waits: Vec::new(),
+    })
+    .unwrap();
+    assert!(matches!(offline.checkpoint(&name("a/b@v1"), &mut Silent), Err(HubError::Offline { .. })));
+    hub.checkpoint(&name("a/b@v1"), &mut Silent).unwrap();
+    assert!(server.asked()[0].path.starts_with("/api/models/a/b/revision/v1"));
+    assert!(offline.checkpoint(&name("a/b@v1"), &mut Silent).unwrap().ends_with("models/a/b@v1"));
+    assert!(matches!(offline.checkpoint(&name("a/b"), &mut Silent), Err(HubError::Offline { .. })));
+}
+
+#[test]
+fn what_is_no_checkpoint_is_said_before_anything_is_fetched() {
+    let file = |name: &'static str| (name, body(5));
+    let index = |text: &str| {
+        vec![file("config.json"), ("model.safetensors.index.json", text.into()), file("m-1.safetensors")]
+    };
+    for (files, said) in [
+        (vec![file("m-TQ2_0.gguf")], "it holds GGUF files"),
+        (vec![file("config.json"), file("pytorch_model.bin")], "look for a version in safetensors"),
+        (vec![file("config.json"), file("adapter_model.safetensors")], "merge_and_unload()"),
+        (vec![file("config.json")], "it has no model.safetensors"),
+        (vec![file("model.safetensors")], "it has no config.json"),
+        (index("{"), "model.safetensors.index.json: it is no JSON"),
+        (index(r#"{"weight_map":{"a":"../x.safetensors"}}"#), "not one beside the index"),
+        (index(r#"{"weight_map":{"a":"m-9.safetensors"}}"#), "names m-9.safetensors, which is not there"),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let server = checkpoint_repository(files);
+        let error = hub(&server.address, dir.path()).checkpoint(&name("a/b"), &mut Silent).unwrap_err();
+        assert!(matches!(error, HubError::NoCheckpoint { .. }), "{error}");
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(server.asked_for("/resolve/").iter().all(|asked| asked.path.ends_with(".index.json")));
+    }
+    let dir = TempDir::new().unwrap();
+    let server = checkpoint_repository(vec![file("config.json"), file("..\\evil.safetensors")]);
+    let error = hub(&server.address, dir.path()).checkpoint(&name("a/b"), &mut Silent).unwrap_err();
+    assert!(matches!(error, HubError::UnsafeFileName { .. }), "{error}");
+    // Weights that are not what was announced are not kept.
+    let server = Server::start(|asked, _| match asked.path.as_str() {
+        path if path.starts_with("/api/") => {
+            let weights = serde_json::json!({"rfilename": "model.safetensors", "size": 5, "lfs": {"sha256": sha(&body(5))}});
+            let listing = serde_json::json!({"sha": "c0ffee", "siblings": [{"rfilename": "config.json"}, weights]});
+            Says::new(200, listing.to_string())
+        }
+        _ => Says::new(200, "wrong"),
+    });
+    let error = hub(&server.address, dir.path()).checkpoint(&name("a/b"), &mut Silent).unwrap_err();
+    assert!(matches!(error, HubError::Fetch(FetchError::Checksum { .. })), "{error}");
+}

@@ -6,7 +6,7 @@
 //!
 //! Not here: the loop ([`super::trainer`]), texts in files ([`super::text::documents`]), other families' layers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -232,15 +232,21 @@ impl FinetuneTask {
         let quantizer = |cols: usize| rounding.quantizer(cols);
         // What cannot be written, or only otherwise, is told before training, not after.
         let mut others = BTreeMap::new();
+        let (mut cols, mut any) = (BTreeSet::new(), rounding.method.is_none());
         for item in plan.items.iter().filter(|item| item.role == Role::Linear) {
             let format = rounding.format(item.cols).with_context(|| format!("tensor {} of {source}", item.name))?;
+            cols.insert(item.cols);
+            any |= format.is_ternary();
             if rounding.method.is_some() && format != rounding.format {
-                *others.entry((item.cols, format.name())).or_insert(0) += 1;
+                others.entry((item.cols, format.name())).or_insert((format, 0)).1 += 1;
             }
         }
-        notes.extend(others.iter().map(|((cols, format), tensors)| {
-            let asked = rounding.format.name();
-            format!("{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are trained for {format}")
+        if !any {
+            return Err(convert::nothing_ternary(rounding.format, &cols).context(source.to_string()));
+        }
+        notes.extend(others.iter().map(|((cols, name), (format, tensors))| {
+            let (asked, readers) = (rounding.format.name(), convert::readers::of(*format));
+            format!("{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are trained for {name}{readers}")
         }));
         let mut text = Text::read(&config)?;
         let (training, held_out) = text.tokens(&config, &tokenizer)?;

@@ -284,3 +284,29 @@ fn what_cannot_be_trained_is_one_error_before_training() {
     let found = error("qwen2", &|c: &mut FinetuneConfig| c.source = copy.clone());
     assert!(found.contains("by config.json it must be") && found.contains("model.safetensors"), "{found}");
 }
+
+/// `transformers` keeps such a head too; the checkpoint that is written says what is true.
+#[test]
+fn a_head_of_its_own_is_trained_though_the_configuration_says_tied() {
+    let dir = folder();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for entry in fs::read_dir(fixture("qwen2")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, source.join(path.file_name().unwrap())).unwrap();
+    }
+    let path = source.join("config.json");
+    let config_text = fs::read_to_string(&path).unwrap();
+    let (untied, tied) = ("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+    assert!(config_text.contains(untied));
+    fs::write(&path, config_text.replace(untied, tied)).unwrap();
+    let task = FinetuneTask::new(FinetuneConfig { source: source.clone(), ..config("qwen2", dir.path()) }, None).unwrap();
+    assert!(task.notes().iter().any(|note| note.contains("lm_head.weight has other values")), "{:?}", task.notes());
+    assert!(task.items.iter().any(|item| item.name == "output.weight"));
+    let plain = FinetuneTask::new(config("qwen2", dir.path()), None).unwrap();
+    assert_eq!(task.decoder().parameters().count(), plain.decoder().parameters().count());
+    let saved = dir.path().join("saved");
+    fs::create_dir(&saved).unwrap();
+    save::beside(&source, &saved, &task.items).unwrap();
+    assert!(fs::read_to_string(saved.join("config.json")).unwrap().contains(untied));
+}

@@ -1,4 +1,8 @@
-//! Conversions of the tiny checkpoints in tests/fixtures, against the logits that `transformers` gives.
+//! Conversions of the tiny checkpoints in tests/fixtures, against the logits that `transformers` gives. `inputs.rs`: what becomes of
+//! each tensor of other checkpoints; `imatrix.rs`: columns that count more.
+
+mod imatrix;
+mod inputs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
