@@ -75,7 +75,8 @@ fn a_repository_on_the_hub_is_tuned_as_its_folder_is() {
         command
     };
     command("--offline").assert().code(1).stderr(predicate::str::contains("--offline forbids"));
-    let words = "--block-size 32 --batch-size 2 --steps 4 --ternary-warmup-steps 1 --max-eval-tokens 200 --quant Q2_0 --json";
+    let words =
+        "--block-size 32 --batch-size 2 --steps 4 --ternary-warmup-steps 1 --max-eval-tokens 200 --quant Q2_0 --json";
     let outcome = json(&stdout(&mut command(words)));
     assert_eq!(outcome["model"], "runs/b-qat/model.gguf");
     assert!(dir.path().join("runs/b-qat/checkpoint/config.json").is_file());

@@ -137,9 +137,8 @@ pub fn hub_of(files: Vec<(String, Vec<u8>)>) -> String {
             let path = lines.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)).unwrap_or_default();
             lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
             let (status, body) = if path.starts_with("/api/models/a/b") {
-                let sibling = |(name, content): &(String, Vec<u8>)| {
-                    serde_json::json!({"rfilename": name, "size": content.len()})
-                };
+                let sibling =
+                    |(name, content): &(String, Vec<u8>)| serde_json::json!({"rfilename": name, "size": content.len()});
                 let siblings: Vec<Value> = files.iter().map(sibling).collect();
                 (200, serde_json::json!({"sha": "c0ffee", "siblings": siblings}).to_string().into_bytes())
             } else {

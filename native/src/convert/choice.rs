@@ -28,8 +28,9 @@ impl Choice {
     }
 }
 
-/// How many tensors have rows of so many columns that are no whole blocks of the format asked for, and what they take instead.
-type Fallbacks = BTreeMap<(usize, &'static str, &'static str), (Format, usize)>;
+/// Tensors whose rows are no whole blocks of the format asked for, by that format and the one they take instead: how many there
+/// are, and their columns.
+type Fallbacks = BTreeMap<(&'static str, &'static str), (Format, usize, BTreeSet<usize>)>;
 
 /// Chooses for all tensors; says in notes where a format is not the one that was asked for.
 ///
@@ -52,8 +53,8 @@ pub(super) fn choose_all(tensors: &[Tensor<'_>], options: &Options) -> Result<(V
             return Err(nothing_ternary(asked, &cols));
         }
     }
-    let notes = fallbacks.iter().map(|((cols, asked, taken), (format, tensors))| {
-        let readers = readers::of(*format);
+    let notes = fallbacks.iter().map(|((asked, taken), (format, tensors, cols))| {
+        let (cols, readers) = (listed(cols), readers::of(*format));
         format!(
             "{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are stored as {taken}{readers}"
         )
@@ -66,15 +67,18 @@ pub(super) fn choose_all(tensors: &[Tensor<'_>], options: &Options) -> Result<(V
 pub fn nothing_ternary(asked: Format, cols: &BTreeSet<usize>) -> anyhow::Error {
     let fits = |format: &Format| cols.iter().all(|cols| cols.is_multiple_of(format.block_len()));
     let fitting: Vec<&str> = FORMATS.into_iter().filter(fits).map(Format::name).collect();
-    let rows: Vec<String> = cols.iter().map(usize::to_string).collect();
     anyhow::anyhow!(
         "no matrix of this model can be {}: its rows of {} weights are not whole blocks of {}, so nothing would be ternary; \
          give another format with --quant (--type of quantize): {}",
         asked.name(),
-        rows.join(", "),
+        listed(cols),
         asked.block_len(),
         fitting.join(", ")
     )
+}
+
+fn listed(numbers: &BTreeSet<usize>) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a tensor stays float because a pattern of `--keep` names it.
@@ -83,7 +87,9 @@ fn is_kept(tensor: &Tensor<'_>, options: &Options) -> bool {
 }
 
 fn fall_back(fallbacks: &mut Fallbacks, cols: usize, asked: Format, taken: Format) {
-    fallbacks.entry((cols, asked.name(), taken.name())).or_insert((taken, 0)).1 += 1;
+    let entry = fallbacks.entry((asked.name(), taken.name())).or_insert_with(|| (taken, 0, BTreeSet::new()));
+    entry.1 += 1;
+    entry.2.insert(cols);
 }
 
 fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> Result<Choice> {

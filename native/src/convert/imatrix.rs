@@ -120,7 +120,9 @@ fn of_gguf(bytes: &[u8]) -> Result<Parsed> {
             bail!("{} is not of the type F32", info.name);
         }
         let mut values = vec![0.0; usize::try_from(info.elements())?];
-        Format::F32.dequantize(file.data(info), &mut values)?;
+        // Data may be followed by padding.
+        let bytes = file.data(info).get(..4 * values.len()).with_context(|| format!("{} is cut short", info.name))?;
+        Format::F32.dequantize(bytes, &mut values)?;
         Ok(values)
     };
     let mut entries = BTreeMap::new();

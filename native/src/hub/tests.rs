@@ -494,9 +494,8 @@ fn a_checkpoint_that_stopped_goes_on_and_offline_takes_whole_ones_only() {
 #[test]
 fn what_is_no_checkpoint_is_said_before_anything_is_fetched() {
     let file = |name: &'static str| (name, body(5));
-    let index = |text: &str| {
-        vec![file("config.json"), ("model.safetensors.index.json", text.into()), file("m-1.safetensors")]
-    };
+    let index =
+        |text: &str| vec![file("config.json"), ("model.safetensors.index.json", text.into()), file("m-1.safetensors")];
     for (files, said) in [
         (vec![file("m-TQ2_0.gguf")], "it holds GGUF files"),
         (vec![file("config.json"), file("pytorch_model.bin")], "look for a version in safetensors"),
@@ -521,7 +520,8 @@ fn what_is_no_checkpoint_is_said_before_anything_is_fetched() {
     // Weights that are not what was announced are not kept.
     let server = Server::start(|asked, _| match asked.path.as_str() {
         path if path.starts_with("/api/") => {
-            let weights = serde_json::json!({"rfilename": "model.safetensors", "size": 5, "lfs": {"sha256": sha(&body(5))}});
+            let weights =
+                serde_json::json!({"rfilename": "model.safetensors", "size": 5, "lfs": {"sha256": sha(&body(5))}});
             let listing = serde_json::json!({"sha": "c0ffee", "siblings": [{"rfilename": "config.json"}, weights]});
             Says::new(200, listing.to_string())
         }

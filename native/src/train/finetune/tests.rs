@@ -300,7 +300,8 @@ fn a_head_of_its_own_is_trained_though_the_configuration_says_tied() {
     let (untied, tied) = ("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
     assert!(config_text.contains(untied));
     fs::write(&path, config_text.replace(untied, tied)).unwrap();
-    let task = FinetuneTask::new(FinetuneConfig { source: source.clone(), ..config("qwen2", dir.path()) }, None).unwrap();
+    let task =
+        FinetuneTask::new(FinetuneConfig { source: source.clone(), ..config("qwen2", dir.path()) }, None).unwrap();
     assert!(task.notes().iter().any(|note| note.contains("lm_head.weight has other values")), "{:?}", task.notes());
     assert!(task.items.iter().any(|item| item.name == "output.weight"));
     let plain = FinetuneTask::new(config("qwen2", dir.path()), None).unwrap();
