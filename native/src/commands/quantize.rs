@@ -9,6 +9,7 @@ use sterna_core::formats::Format;
 use super::convert::{RoundingArgs, finish, format_of, within};
 use crate::Out;
 use crate::convert::{self, FORMATS, Options, file_type};
+use crate::ui::message;
 
 /// Bring a GGUF into another format, without loss between ternary ones where their groups allow.
 ///
@@ -92,7 +93,7 @@ pub fn run(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
         ),
     ] {
         if given {
-            eprintln!("note: {flag} has no effect: {why}");
+            message::note(&format!("{flag} has no effect: {why}"));
         }
     }
     let format = args.kind.or(args.format).context("no format given; name one after the output, or with --type")?;

@@ -78,8 +78,8 @@ fn in_float_logits_are_those_of_transformers() {
         let bytes = fs::read(fixture(name).join("expected.bin")).unwrap();
         let offset = expected["logits"]["float"]["offset"].as_u64().unwrap() as usize;
         let values = bytes[offset..].as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
-        let task =
-            FinetuneTask::new(config(name, dir.path()), &|_| Ok(())).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let task = FinetuneTask::new(config(name, dir.path()), &|_| Ok(()))
+            .unwrap_or_else(|error| panic!("{name}: {error:#}"));
         let vocabulary = task.decoder.blueprint().vocabulary;
         let expected: Vec<f32> = values.take(ids.len() * vocabulary).collect();
         let found = task.decoder.forward(&ids, ids.len(), &step(0.0)).unwrap().to_vec2::<f32>().unwrap();
@@ -187,11 +187,20 @@ fn what_is_measured_can_be_shorter_than_a_sequence() {
     let task = FinetuneTask::new(config, &|_| Ok(())).unwrap();
     let tokens = task.tokens().1;
     assert!((LEAST..32).contains(&tokens) && task.measured == tokens, "{tokens}");
-    assert!(task.notes()[0].contains(&format!("sequences of {tokens} tokens, not of --seq-len 32")), "{:?}", task.notes());
+    assert!(
+        task.notes()[0].contains(&format!("sequences of {tokens} tokens, not of --seq-len 32")),
+        "{:?}",
+        task.notes()
+    );
     let (found, text) = (task.evaluate(&step(0.0), true, &mut |_, _| true).unwrap(), dir.path().join("held-out.txt"));
     fs::write(&text, &task.held_out_text).unwrap();
     let model = dir.path().join("float.gguf");
-    let options = Options { quant: Some(Format::F32), embedding: Some(Format::F32), output: Some(Format::F32), ..Options::default() };
+    let options = Options {
+        quant: Some(Format::F32),
+        embedding: Some(Format::F32),
+        output: Some(Format::F32),
+        ..Options::default()
+    };
     convert::from_checkpoint(&fixture("llama"), &model, None, &options).unwrap();
     // What the runtime finds with such chunks.
     let measured = measured(&model, &text, tokens);
@@ -300,11 +309,11 @@ fn a_head_of_its_own_is_trained_though_the_configuration_says_tied() {
     let (untied, tied) = ("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
     assert!(config_text.contains(untied));
     fs::write(&path, config_text.replace(untied, tied)).unwrap();
-    let task =
-        FinetuneTask::new(FinetuneConfig { source: source.clone(), ..config("qwen2", dir.path()) }, None).unwrap();
+    let task = FinetuneTask::new(FinetuneConfig { source: source.clone(), ..config("qwen2", dir.path()) }, &|_| Ok(()))
+        .unwrap();
     assert!(task.notes().iter().any(|note| note.contains("lm_head.weight has other values")), "{:?}", task.notes());
     assert!(task.items.iter().any(|item| item.name == "output.weight"));
-    let plain = FinetuneTask::new(config("qwen2", dir.path()), None).unwrap();
+    let plain = FinetuneTask::new(config("qwen2", dir.path()), &|_| Ok(())).unwrap();
     assert_eq!(task.decoder().parameters().count(), plain.decoder().parameters().count());
     let saved = dir.path().join("saved");
     fs::create_dir(&saved).unwrap();
