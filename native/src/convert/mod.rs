@@ -127,6 +127,7 @@ pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Opt
     let mut metadata = plan.metadata(checkpoint.config(), &name)?;
     tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
     name_phi3(&plan, &name, &mut metadata);
+    tokenizer::note_limits(&checkpoint, &metadata, &mut notes)?;
     if plan.hyper.architecture == "bitnet-b1.58" {
         notes.push(
             "llama.cpp has no architecture with squared ReLU; this file runs in sterna and in bitnet.cpp's fork".into(),
