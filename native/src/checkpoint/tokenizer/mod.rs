@@ -81,6 +81,12 @@ pub fn write(
         _ if sentence_piece.is_file() => {
             let bytes = std::fs::read(&sentence_piece).with_context(|| in_file("tokenizer.model"))?;
             let model = sentencepiece::parse(&bytes).with_context(|| in_file("tokenizer.model"))?;
+            if !model.beyond_gguf.is_empty() {
+                notes.push(format!(
+                    "tokenizer.model does to texts what a GGUF cannot say: {}; texts are encoded without that",
+                    model.beyond_gguf.join("; ")
+                ));
+            }
             Vocabulary {
                 model: "llama",
                 tokens: model.pieces.iter().map(|piece| piece.text.clone()).collect(),
