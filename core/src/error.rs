@@ -108,7 +108,6 @@ fn of_gguf(error: &GgufError) -> ErrorKind {
         | E::TooManyKeys { .. }
         | E::TooManyTensors { .. }
         | E::StringTooLong { .. }
-        | E::InvalidUtf8 { .. }
         | E::EmptyName { .. }
         | E::DuplicateKey { .. }
         | E::UnknownValueType { .. }

@@ -150,10 +150,6 @@ refused! {
     string_too_long: Raw::head(3, 0, 1).string("k").u32(8).u64(u64::MAX).data(1, 100)
         => GgufError::StringTooLong { length: u64::MAX, what, .. } if what.contains("`k`"),
     tensor_name_too_long: Raw::head(3, 1, 0).u64(1 << 20).data(1, 100) => GgufError::StringTooLong { .. },
-    key_not_utf8: Raw::head(3, 0, 1).u64(2).bytes(&[0xff, 0xfe]).u32(0).bytes(&[0])
-        => GgufError::InvalidUtf8 { offset: 32, .. },
-    string_not_utf8: Raw::head(3, 0, 1).string("k").u32(9).u32(8).u64(1).u64(1).bytes(&[0x80])
-        => GgufError::InvalidUtf8 { what, .. } if what.contains("item 0 of metadata key `k`"),
     empty_key: Raw::head(3, 0, 1).string("").u32(4).u32(0).bytes(&[0; 8]) => GgufError::EmptyName { offset: 24, .. },
     empty_tensor_name: Raw::head(3, 1, 0).tensor("", &[1], 0, 0).data(32, 4) => GgufError::EmptyName { .. },
     duplicate_key: Raw::head(3, 0, 2).string("k").u32(4).u32(0).string("k").u32(4).u32(0)
@@ -284,6 +280,46 @@ fn the_writer_holds_to_what_was_declared() {
     writer.tensor("b", &[0; 4]).unwrap();
     assert!(matches!(writer.append(&[0]).unwrap_err(), GgufError::WriteOrder { .. }));
     assert_eq!(writer.finish().unwrap().len() % 32, 0);
+}
+
+#[test]
+fn strings_that_are_not_utf8_keep_their_bytes() {
+    let latin = b"Mod\xe8le";
+    let raw = Raw::head(3, 1, 3)
+        .u64(2)
+        .bytes(&[0xff, 0xfe])
+        .u32(0)
+        .bytes(&[1])
+        .string("general.name")
+        .u32(8)
+        .u64(6)
+        .bytes(latin)
+        .string("tokenizer.ggml.tokens")
+        .u32(9)
+        .u32(8)
+        .u64(2)
+        .u64(1)
+        .bytes(&[0xe4])
+        .u64(1)
+        .bytes(&[0xe5])
+        .u64(1)
+        .bytes(&[0x80])
+        .u32(1)
+        .u64(1)
+        .u32(0)
+        .u64(0)
+        .data(32, 32);
+    let gguf = Gguf::parse(&raw.0).unwrap();
+    assert_eq!(format!("{:?}", stream(&raw.0, None, 1).unwrap().0), format!("{:?}", gguf.header()));
+    let metadata = &gguf.header().metadata;
+    let name = metadata.str("general.name").unwrap();
+    assert_eq!((&*string_bytes(name), &*readable(name)), (latin.as_slice(), "Mod\u{FFFD}le"));
+    let tokens = metadata.strings("tokenizer.ggml.tokens").unwrap();
+    assert_eq!(tokens.iter().map(|token| string_bytes(token).into_owned()).collect::<Vec<_>>(), [[0xe4], [0xe5]]);
+    // A copy has the same bytes, in names of keys and tensors too.
+    let info = &gguf.header().tensors[0];
+    let copied = write(metadata, &[(decl(&info.name, &info.dims, 4), vec![7; 4])]);
+    assert_eq!(copied[..raw.0.len() - 32], raw.0[..raw.0.len() - 32]);
 }
 
 #[test]

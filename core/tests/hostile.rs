@@ -7,8 +7,10 @@ mod edited;
 use edited::{Edited, Tensor, fixture};
 use std::time::{Duration, Instant};
 use sterna_core::formats::{Format, FormatError};
+use sterna_core::generate::GenerateError;
 use sterna_core::gguf::{Gguf, GgufError};
 use sterna_core::model::{ModelError, refusals};
+use sterna_core::tokenizer::EncodeOptions;
 use sterna_core::{Error, Model, SessionOptions};
 
 /// Loads and runs two tokens: the first and the last of the vocabulary.
@@ -587,6 +589,51 @@ fn a_tokenizer_of_another_size() {
     let last = model.transformer().vocabulary() as u32 - 1;
     assert_eq!(model.tokenizer().unwrap().decode(&[last], false), "\u{fffd}");
     assert_eq!(model.session(SessionOptions::default()).feed(&[last]).unwrap().len(), last as usize + 1);
+}
+
+/// Tokens beyond the embedding that stand for nothing are no reason to refuse a file, and no text becomes them.
+#[test]
+fn padding_without_rows() {
+    let file = Edited::of(LLAMA);
+    let rows = file.tensors.iter().find(|t| t.name == "token_embd.weight").unwrap().dims[1] as usize;
+    let mut tokens = file.metadata.strings("tokenizer.ggml.tokens").unwrap().to_vec();
+    tokens.extend((tokens.len()..rows + 2).map(|i| format!("[PAD{i}]")));
+    let mut types = file.metadata.i32s("tokenizer.ggml.token_type").unwrap().to_vec();
+    types.resize(tokens.len(), 4);
+    let mut file = file.set("tokenizer.ggml.tokens", tokens.clone()).set("tokenizer.ggml.token_type", types);
+    if let Some(scores) = file.metadata.f32s("tokenizer.ggml.scores") {
+        let mut scores = scores.to_vec();
+        scores.resize(tokens.len(), 0.0);
+        file = file.set("tokenizer.ggml.scores", scores);
+    }
+    let model = Model::from_gguf(&file.write()).unwrap();
+    assert!(model.warnings()[0].contains(&tokens[rows]), "{:?}", model.warnings());
+    let options = EncodeOptions { add_special: true, parse_special: true };
+    let ids = model.encode(&tokens[rows..].concat(), options).unwrap();
+    assert!(ids.iter().all(|&id| (id as usize) < rows), "{ids:?}");
+}
+
+#[test]
+fn a_file_without_a_vocabulary() {
+    for name in ["none", "no_vocab"] {
+        let model = Model::from_gguf(&Edited::of(LLAMA).set("tokenizer.ggml.model", name.to_owned()).write()).unwrap();
+        assert_eq!(model.tokenizer().unwrap_err(), GenerateError::NoTokenizer);
+        assert!(model.warnings()[0].contains("no tokenizer"), "{:?}", model.warnings());
+        model.session(SessionOptions::default()).feed(&[1, 2]).unwrap();
+    }
+}
+
+#[test]
+fn special_ids_beyond_the_vocabulary() {
+    let mut file = Edited::of(LLAMA);
+    for key in ["eos", "eot", "unknown", "bos", "padding"] {
+        file = file.set(&format!("tokenizer.ggml.{key}_token_id"), 1u32 << 30);
+    }
+    let model = Model::from_gguf(&file.write()).unwrap();
+    let about_ids = model.warnings().iter().filter(|warning| warning.contains("_token_id`"));
+    assert_eq!(about_ids.count(), 5, "{:?}", model.warnings());
+    let ids = model.encode("a", EncodeOptions { add_special: true, parse_special: true }).unwrap();
+    model.session(SessionOptions::default()).feed(&ids).unwrap();
 }
 
 fn double_rows(t: &mut Tensor) {

@@ -197,7 +197,7 @@ pub struct GenerateArgs {
 /// A text from the command line, a file or stdin.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PromptArgs {
-    /// The text to begin with.
+    /// The text to begin with; names of special tokens in it, such as <|im_end|>, are these tokens, as with llama.cpp.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Read that text from a file; - is stdin.

@@ -14,7 +14,7 @@ use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
 use crate::kernels::{Executor, Serial};
 use crate::model::{LoadOptions, Loader, ModelError, Transformer};
 #[cfg(feature = "tokenizer")]
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::sync::Arc;
 
 pub use sampling::{Sampler, Sampling};
@@ -56,6 +56,23 @@ pub fn has_vocabulary(metadata: &Metadata) -> bool {
         && !matches!(metadata.str("tokenizer.ggml.model"), Some("none" | "no_vocab"))
 }
 
+/// The vocabulary of a file for its model, if the file has one.
+///
+/// # Errors
+/// As [`Tokenizer::from_metadata`].
+#[cfg(feature = "tokenizer")]
+pub fn vocabulary(header: &Header) -> Result<Option<Tokenizer>, TokenizerError> {
+    if !has_vocabulary(&header.metadata) {
+        return Ok(None);
+    }
+    let rows = header.tensor("token_embd.weight").and_then(|embedding| usize::try_from(embedding.rows()).ok());
+    match rows {
+        Some(rows) => Tokenizer::for_rows(&header.metadata, rows),
+        None => Tokenizer::from_metadata(&header.metadata),
+    }
+    .map(Some)
+}
+
 /// A model that is loaded: its decoder, and what the file says of text. Cheap to clone; parts are shared.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -85,10 +102,7 @@ impl ModelLoader {
         let metadata = header.metadata.clone();
         let mut warnings = Vec::new();
         #[cfg(feature = "tokenizer")]
-        let tokenizer = match has_vocabulary(&metadata) {
-            true => Some(Arc::new(Tokenizer::from_metadata(&metadata)?)),
-            false => None,
-        };
+        let tokenizer = vocabulary(header)?.map(Arc::new);
         #[cfg(feature = "tokenizer")]
         warnings.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.warnings()).cloned());
         if !has_vocabulary(&metadata) {

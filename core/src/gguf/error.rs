@@ -66,14 +66,6 @@ pub enum GgufError {
         /// The limit.
         limit: u64,
     },
-    /// A string that is not UTF-8.
-    #[error("{what} at byte {offset} is not valid UTF-8; the file is damaged or was written by a faulty tool")]
-    InvalidUtf8 {
-        /// Which string.
-        what: String,
-        /// Where the string begins.
-        offset: u64,
-    },
     /// A key or tensor name without characters.
     #[error("{what} at byte {offset} is empty; the file is damaged")]
     EmptyName {

@@ -27,6 +27,7 @@ mod parser;
 mod reader;
 mod shards;
 mod stream;
+mod text;
 mod value;
 mod writer;
 
@@ -36,6 +37,7 @@ pub use metadata::Metadata;
 pub use reader::Gguf;
 pub use shards::{Merged, ShardName, merge};
 pub use stream::{Event, StreamReader};
+pub use text::{readable, string_bytes};
 pub use value::{Array, Value, ValueType};
 pub use writer::{TensorDecl, Writer};
 

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use super::{
     ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, GgufError, Header, MAGIC, MAX_ALIGNMENT, MAX_DEPTH, MAX_DIMS, MAX_KEYS,
-    MAX_NAME_BYTES, MAX_STRING_BYTES, MAX_TENSORS, Metadata, TensorInfo, Value, ValueType,
+    MAX_NAME_BYTES, MAX_STRING_BYTES, MAX_TENSORS, Metadata, TensorInfo, Value, ValueType, text,
 };
 
 /// The fewest bytes of a key with its value: length, one character, type, one byte.
@@ -442,12 +442,7 @@ fn string(
         let (offset, needed) = (position + left, end - left);
         return Err(GgufError::Truncated { what: what(), offset, needed }.into());
     }
-    let start = position + atom.taken as u64;
-    let bytes = atom.take(length as usize)?;
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(GgufError::InvalidUtf8 { what: what(), offset: start }.into()),
-    }
+    atom.take(length as usize).map(text::from_bytes)
 }
 
 /// An array's item type and count.

@@ -22,7 +22,7 @@ pub enum ValueType {
     F32 = 6,
     /// One byte, 0 or 1.
     Bool = 7,
-    /// UTF-8 with a 64-bit length.
+    /// Text with a 64-bit length; bytes that are not UTF-8 are kept, see [`string_bytes`](super::string_bytes).
     String = 8,
     /// Items of one type.
     Array = 9,

@@ -6,7 +6,9 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use super::parser::{alignment, check_dims};
-use super::{Array, GgufError, MAGIC, MAX_DEPTH, MAX_DIMS, MAX_NAME_BYTES, MAX_STRING_BYTES, Metadata, Value};
+use super::{
+    Array, GgufError, MAGIC, MAX_DEPTH, MAX_DIMS, MAX_NAME_BYTES, MAX_STRING_BYTES, Metadata, Value, string_bytes,
+};
 
 /// The version that is written.
 const VERSION: u32 = 3;
@@ -169,12 +171,13 @@ fn check_decl(name: &str, dims: &[u64], size: u64, position: usize) -> Result<()
 }
 
 fn put_string(out: &mut Vec<u8>, text: &str, limit: u64, what: impl Fn() -> String) -> Result<(), GgufError> {
-    let (offset, length) = (out.len() as u64, text.len() as u64);
+    let bytes = string_bytes(text);
+    let (offset, length) = (out.len() as u64, bytes.len() as u64);
     if length > limit {
         return Err(GgufError::StringTooLong { what: what(), offset, length, limit });
     }
     out.extend(length.to_le_bytes());
-    out.extend(text.as_bytes());
+    out.extend_from_slice(&bytes);
     Ok(())
 }
 

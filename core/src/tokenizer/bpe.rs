@@ -1,4 +1,5 @@
-//! Byte-level BPE: text to ids by the `tokenizers` crate's BPE model, one word at a time.
+//! BPE within words: text to ids by the `tokenizers` crate's BPE model, one word at a time. Words are spelled in the byte-level
+//! alphabet, or (few names of `tokenizer.ggml.pre`) as they are, with U+2581 for the space.
 //!
 //! The crate's own pipeline (normalized strings with alignments, an allocation a word and a stage) is left out: ids are
 //! all we want. It would also drop a byte that the vocabulary lacks and merge across the gap; here the word is cut
@@ -9,15 +10,20 @@ use std::collections::HashSet;
 use tokenizers::Model as _;
 use tokenizers::models::bpe::{BPE, Merges};
 
-use super::bytes::char_of;
+use super::bytes::{byte_token, char_of};
 use super::error::TokenizerError;
 use super::pre::Splitter;
+use super::spm::SPACE;
+use super::stream::Spelling;
 use super::vocab::{Index, Raw, Vocab};
 
-/// A byte-level BPE encoder.
+/// A BPE encoder.
 pub(super) struct ByteLevel {
     words: Words,
-    /// The token of each byte alone.
+    spelling: Spelling,
+    /// A text that does not begin with a space gets one.
+    add_space_prefix: bool,
+    /// The token of each byte alone: of its character in the byte-level alphabet, else `<0xXX>`.
     bytes: [Option<u32>; 256],
     /// Stands for a byte without a token.
     unk: Option<u32>,
@@ -36,9 +42,14 @@ enum Words {
 impl ByteLevel {
     pub fn new(vocab: &mut Vocab, raw: &Raw) -> Result<Self, TokenizerError> {
         let index = vocab.index()?;
+        let spelling = vocab.spelling();
         let mut bytes = [None; 256];
         for (byte, slot) in (0..=255u8).zip(&mut bytes) {
-            *slot = index.get(char_of(byte).encode_utf8(&mut [0; 4])).copied();
+            *slot = match spelling {
+                Spelling::ByteLevel => index.get(char_of(byte).encode_utf8(&mut [0; 4])),
+                Spelling::SentencePiece | Spelling::Plain => index.get(&byte_token(byte)),
+            }
+            .copied();
         }
         let words = match vocab.pre {
             None => {
@@ -59,7 +70,7 @@ impl ByteLevel {
                 Words::Merged { model: Box::new(model), splitter: pre.compile()?, ignore_merges: pre.ignore_merges() }
             }
         };
-        Ok(ByteLevel { words, bytes, unk: vocab.unk })
+        Ok(ByteLevel { words, spelling, add_space_prefix: vocab.add_space_prefix, bytes, unk: vocab.unk })
     }
 
     pub fn id(&self, text: &str) -> Option<u32> {
@@ -71,6 +82,13 @@ impl ByteLevel {
 
     /// Appends the ids of a text that holds no special tokens.
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        if self.add_space_prefix && !text.starts_with(' ') {
+            return self.encode_words(&format!(" {text}"), ids);
+        }
+        self.encode_words(text, ids)
+    }
+
+    fn encode_words(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let Words::Merged { model, splitter, ignore_merges } = &self.words else {
             for (at, &byte) in text.as_bytes().iter().enumerate() {
                 ids.push(self.bytes[byte as usize].map_or_else(|| self.unknown(text, at), Ok)?);
@@ -84,6 +102,9 @@ impl ByteLevel {
             Ok::<_, TokenizerError>(())
         };
         splitter.split(text, &mut |word| {
+            if self.spelling != Spelling::ByteLevel {
+                return self.merge_characters(model, word, &merge, ids);
+            }
             mapped.clear();
             mapped.extend(word.bytes().map(char_of));
             let whole = word.bytes().all(|byte| self.bytes[byte as usize].is_some());
@@ -102,6 +123,45 @@ impl ByteLevel {
             }
             merge(&mapped, ids)
         })
+    }
+
+    /// The ids of a word that is spelled as it is. Characters without a token become those of their bytes.
+    fn merge_characters(
+        &self,
+        model: &BPE,
+        word: &str,
+        merge: &impl Fn(&str, &mut Vec<u32>) -> Result<(), TokenizerError>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
+        // Lines are merged whole; a run of line ends may be a token that no merge makes.
+        if let Some(id) = model.token_to_id(word).filter(|_| word.starts_with('\n')) {
+            ids.push(id);
+            return Ok(());
+        }
+        let mut known = String::new();
+        for (at, c) in word.char_indices() {
+            let spelled = if c == ' ' && self.spelling == Spelling::SentencePiece { SPACE } else { c };
+            if model.token_to_id(spelled.encode_utf8(&mut [0; 4])).is_some() {
+                known.push(spelled);
+                continue;
+            }
+            merge(&known, ids)?;
+            known.clear();
+            let bytes = &word.as_bytes()[at..at + c.len_utf8()];
+            match bytes.iter().map(|&byte| self.bytes[byte as usize]).collect::<Option<Vec<u32>>>() {
+                Some(bytes) => ids.extend(bytes),
+                None => ids.push(self.unknown(word, at)?),
+            }
+        }
+        merge(&known, ids)
+    }
+
+    /// The words within which tokens are merged.
+    pub fn words<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        match &self.words {
+            Words::Bytes(_) => vec![text],
+            Words::Merged { splitter, .. } => splitter.words(text),
+        }
     }
 
     /// What stands for the byte at `at` in `text`, which has no token.

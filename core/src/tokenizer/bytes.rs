@@ -55,6 +55,11 @@ pub(super) fn parse_byte_token(text: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
+/// How a vocabulary writes the token of one byte: `<0x00>` to `<0xFF>`.
+pub(super) fn byte_token(byte: u8) -> String {
+    format!("<0x{byte:02X}>")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,12 +105,10 @@ pub enum TokenizerError {
         /// The text without a token.
         missing: String,
     },
-    /// A special token's id is not in the vocabulary.
-    #[error(
-        "`{key}` is {id}, but the vocabulary ends at {last}; the file was written by a faulty converter, convert the model again"
-    )]
+    /// An id that is given for a special token is not in the vocabulary.
+    #[error("{key} is {id}, but the vocabulary ends at {last}; give the id of a token of this vocabulary")]
     IdOutOfRange {
-        /// The key, or the name of the argument.
+        /// The name of the argument.
         key: &'static str,
         /// The id.
         id: u64,

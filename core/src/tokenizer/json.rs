@@ -91,6 +91,24 @@ impl Json {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The words of a text, as the normalizer leaves it.
+    pub fn words(&self, text: &str) -> Result<Vec<String>, TokenizerError> {
+        use tokenizers::{Normalizer, OffsetReferential, OffsetType, PreTokenizer};
+        let mut normalized = tokenizers::NormalizedString::from(text);
+        if let Some(normalizer) = self.special.get_normalizer() {
+            normalizer.normalize(&mut normalized).map_err(TokenizerError::library)?;
+        }
+        let text = normalized.get();
+        let mut cut = tokenizers::PreTokenizedString::from(text);
+        if let Some(cutter) = self.special.get_pre_tokenizer() {
+            cutter.pre_tokenize(&mut cut).map_err(TokenizerError::library)?;
+        }
+        // Words may be spelled in another alphabet by now; their places tell what they were.
+        let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        let words = splits.iter().filter_map(|(_, (start, end), _)| text.get(*start..*end));
+        Ok(words.filter(|word| !word.is_empty()).map(str::to_owned).collect())
+    }
+
     pub fn id(&self, text: &str) -> Option<u32> {
         self.special.token_to_id(text)
     }

@@ -3,8 +3,9 @@
 //!
 //! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`) and SentencePiece BPE (`llama`), as llama.cpp reads them; other
 //! kinds are refused by name. The vocabulary is untrusted: every malformation is a [`TokenizerError`], what can be lived
-//! with is in [`Tokenizer::warnings`]. This module does not run models, knows no chat templates (see
-//! [`generate::chat`](crate::generate::chat)) and normalizes no Unicode.
+//! with is in [`Tokenizer::warnings`]. This module does not run models and knows no chat templates (see
+//! [`generate::chat`](crate::generate::chat)). Of Unicode's normal forms it knows NFC: the tokenizers of the Qwen families bring
+//! texts into it, as `transformers` does and llama.cpp does not.
 
 mod bpe;
 mod bytes;
@@ -17,11 +18,15 @@ mod spm;
 mod stream;
 mod vocab;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use bytes::char_of as byte_char;
 pub use error::TokenizerError;
+pub use pre::{PreTokenizer, Splitter};
 pub use stream::StreamDecoder;
+
+use unicode_normalization_alignments::{UnicodeNormalization, is_nfc};
 
 use crate::gguf::Metadata;
 use bpe::ByteLevel;
@@ -32,17 +37,18 @@ use spm::SentencePiece;
 use stream::{Pieces, Spelling};
 use vocab::{Model, Raw, Vocab};
 
-/// Values of `tokenizer.ggml.pre`, one for each way of cutting texts that is known.
-pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
-    pre::first_names()
-}
+/// The metadata key, a bool, by which a file says whether texts are brought into Unicode's NFC before they are cut into words.
+/// It is ours: llama.cpp does not know it. Where it is absent, `tokenizer.ggml.pre` decides (see [`PreTokenizer::nfc`]).
+pub const NFC_KEY: &str = vocab::NFC_KEY;
 
 /// What [`Tokenizer::encode`] does about special tokens. The default is plain text: neither added nor recognized.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// Adds the tokens that the model expects around a text (bos, eos), where the file asks for them.
+    /// Adds the tokens that the model expects around a text (bos, eos), where the file asks for them. One that is written there
+    /// already, and read as a token because of [`parse_special`](Self::parse_special), is not added a second time.
     pub add_special: bool,
-    /// Control tokens written in the text (`<|im_end|>`) become those tokens. For templates; never for what users type.
+    /// Control tokens written in the text (`<|im_end|>`) become those tokens. For prompts and templates; never for texts that may
+    /// hold anything. User-defined tokens, which are ordinary text that is always one token, are found either way.
     pub parse_special: bool,
 }
 
@@ -70,6 +76,19 @@ impl Tokenizer {
         Self::from_raw(&Raw::read(metadata)?)
     }
 
+    /// As [`from_metadata`](Self::from_metadata), for a model whose embedding has `rows` rows: tokens from there on are padding,
+    /// which no text becomes. A warning names the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_metadata`](Self::from_metadata); [`TokenizerError::EmptyVocabulary`] where there are no rows.
+    pub fn for_rows(metadata: &Metadata, rows: usize) -> Result<Self, TokenizerError> {
+        if rows == 0 {
+            return Err(TokenizerError::EmptyVocabulary);
+        }
+        Self::from_raw(&Raw { rows: Some(rows), ..Raw::read(metadata)? })
+    }
+
     /// Builds a tokenizer from the bytes of a `tokenizer.json`. That format does not say which token ends a text: see
     /// [`with_bos_eos`](Self::with_bos_eos).
     ///
@@ -82,12 +101,14 @@ impl Tokenizer {
         let Parsed { json, texts, mut kinds, spelling, space_prefix, bos, eos, unk } = Json::parse(bytes)?;
         let usual = ["</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>"];
         let eos = eos.or_else(|| usual.iter().find_map(|text| json.id(text)));
+        vocab::fill_tokens(&texts, &mut kinds);
         let end_of_generation = vocab::end_of_generation(&texts, &mut kinds, &[eos]);
         let pieces = Arc::new(Pieces::new(&texts, &kinds, spelling, space_prefix));
         let vocab = Vocab {
             model: if spelling == Spelling::SentencePiece { Model::SentencePiece } else { Model::ByteLevel },
             scores: Vec::new(),
             pre: None,
+            nfc: false,
             bos,
             eos,
             unk,
@@ -130,17 +151,17 @@ impl Tokenizer {
 
     fn from_raw(raw: &Raw) -> Result<Self, TokenizerError> {
         let mut vocab = Vocab::check(raw)?;
-        let (engine, spelling) = match vocab.model {
+        let engine = match vocab.model {
             Model::ByteLevel => {
                 let encoder = ByteLevel::new(&mut vocab, raw)?;
-                (Engine::ByteLevel(encoder, Specials::new(&vocab)?), Spelling::ByteLevel)
+                Engine::ByteLevel(encoder, Specials::new(&vocab)?)
             }
             Model::SentencePiece => {
                 let encoder = SentencePiece::new(&mut vocab)?;
-                (Engine::SentencePiece(encoder, Specials::new(&vocab)?), Spelling::SentencePiece)
+                Engine::SentencePiece(encoder, Specials::new(&vocab)?)
             }
         };
-        let pieces = Arc::new(Pieces::new(&vocab.texts, &vocab.kinds, spelling, vocab.add_space_prefix));
+        let pieces = Arc::new(Pieces::new(&vocab.texts, &vocab.kinds, vocab.spelling(), vocab.add_space_prefix));
         Ok(Tokenizer { engine, vocab, pieces })
     }
 
@@ -151,26 +172,63 @@ impl Tokenizer {
     /// [`TokenizerError::Unencodable`] when the vocabulary is too small for a character of the text.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
         let EncodeOptions { add_special, parse_special } = options;
+        let bos = self.vocab.bos.filter(|_| add_special && self.vocab.add_bos);
+        let eos = self.vocab.eos.filter(|_| add_special && self.vocab.add_eos);
         let specials = match &self.engine {
             #[cfg(feature = "tokenizer-json")]
-            Engine::Json(json) => return json.encode(text, add_special, parse_special),
+            Engine::Json(json) => {
+                let mut ids = json.encode(text, add_special, parse_special)?;
+                if bos.is_some_and(|bos| ids.starts_with(&[bos, bos])) {
+                    ids.remove(0);
+                }
+                return Ok(ids);
+            }
             Engine::ByteLevel(_, specials) | Engine::SentencePiece(_, specials) => specials,
         };
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
-        ids.extend(self.vocab.bos.filter(|_| add_special && self.vocab.add_bos));
+        let parts = specials.split(text, parse_special);
+        // What is written there already is not added again.
+        ids.extend(bos.filter(|&bos| parts.first() != Some(&Part::Token(bos))));
         let mut starts = true;
-        for part in specials.split(text, parse_special) {
+        for &part in &parts {
             match (part, &self.engine) {
                 (Part::Token(id), _) => ids.push(id),
-                (Part::Text(text), Engine::ByteLevel(encoder, _)) => encoder.encode(text, &mut ids)?,
-                (Part::Text(text), Engine::SentencePiece(encoder, _)) => encoder.encode(text, starts, &mut ids)?,
+                (Part::Text(text), Engine::ByteLevel(encoder, _)) => encoder.encode(&self.normalized(text), &mut ids)?,
+                (Part::Text(text), Engine::SentencePiece(encoder, _)) => {
+                    encoder.encode(&self.normalized(text), starts, &mut ids)?;
+                }
                 #[cfg(feature = "tokenizer-json")]
                 (Part::Text(_), Engine::Json(_)) => {}
             }
             starts = matches!(part, Part::Token(_));
         }
-        ids.extend(self.vocab.eos.filter(|_| add_special && self.vocab.add_eos));
+        ids.extend(eos.filter(|&eos| parts.last() != Some(&Part::Token(eos))));
         Ok(ids)
+    }
+
+    /// A text without special tokens as it is cut: in NFC, where the vocabulary was made for that.
+    fn normalized<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if !self.vocab.nfc || text.is_ascii() || is_nfc(text) {
+            return Cow::Borrowed(text);
+        }
+        text.nfc().map(|(c, _)| c).collect()
+    }
+
+    /// The words of a text that holds no special tokens: no token reaches from one into the next. They are those of the text in
+    /// the normal form that the vocabulary was made for.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Library`] when the pre-tokenizer of a `tokenizer.json` gives up on the text.
+    pub fn words(&self, text: &str) -> Result<Vec<String>, TokenizerError> {
+        match &self.engine {
+            Engine::ByteLevel(encoder, _) => {
+                Ok(encoder.words(&self.normalized(text)).into_iter().map(str::to_owned).collect())
+            }
+            Engine::SentencePiece(..) => Ok(vec![self.normalized(text).into_owned()]),
+            #[cfg(feature = "tokenizer-json")]
+            Engine::Json(json) => json.words(text),
+        }
     }
 
     /// The text of ids. With `skip_special`, control and unknown tokens leave no trace. Bytes that are not UTF-8, and

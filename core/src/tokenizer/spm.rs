@@ -6,6 +6,7 @@
 
 use std::collections::BinaryHeap;
 
+use super::bytes::byte_token;
 use super::error::TokenizerError;
 use super::vocab::{Index, Vocab};
 
@@ -82,7 +83,7 @@ impl SentencePiece {
         let mut bytes = [None; 256];
         for (byte, slot) in (0..=255u8).zip(&mut bytes) {
             let alone = || byte.is_ascii().then(|| index.get(char::from(byte).encode_utf8(&mut [0; 4])))?;
-            *slot = index.get(&format!("<0x{byte:02X}>")).or_else(alone).copied();
+            *slot = index.get(&byte_token(byte)).or_else(alone).copied();
         }
         Ok(SentencePiece {
             spaces_lead: index.keys().all(|text| !text.trim_start_matches(SPACE).contains(SPACE)),

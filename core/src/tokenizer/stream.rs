@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bytes::{byte_of, parse_byte_token};
 use super::spm::SPACE;
 use super::vocab::Kind;
+use crate::gguf::string_bytes;
 
 /// How the texts of ordinary tokens spell bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +15,6 @@ pub(super) enum Spelling {
     /// U+2581 is a space.
     SentencePiece,
     /// As they are.
-    #[cfg_attr(not(feature = "tokenizer-json"), expect(dead_code, reason = "only a tokenizer.json spells so"))]
     Plain,
 }
 
@@ -39,7 +39,7 @@ impl Pieces {
             match kind {
                 Kind::Byte => bytes.extend(parse_byte_token(text)),
                 Kind::Normal | Kind::Unused => spell(text, spelling, &mut bytes),
-                Kind::Unknown | Kind::Control | Kind::UserDefined => bytes.extend_from_slice(text.as_bytes()),
+                Kind::Unknown | Kind::Control | Kind::UserDefined => bytes.extend_from_slice(&string_bytes(text)),
             }
             // A vocabulary of 4 GiB does not fit in memory twice; saturated ends read as empty pieces.
             starts.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -63,13 +63,8 @@ fn spell(text: &str, spelling: Spelling, bytes: &mut Vec<u8>) {
         Spelling::ByteLevel if text.chars().all(|c| byte_of(c).is_some()) => {
             bytes.extend(text.chars().filter_map(byte_of))
         }
-        Spelling::SentencePiece => {
-            for c in text.chars() {
-                let c = if c == SPACE { ' ' } else { c };
-                bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-        }
-        Spelling::ByteLevel | Spelling::Plain => bytes.extend_from_slice(text.as_bytes()),
+        Spelling::SentencePiece => bytes.extend_from_slice(&string_bytes(&text.replace(SPACE, " "))),
+        Spelling::ByteLevel | Spelling::Plain => bytes.extend_from_slice(&string_bytes(text)),
     }
 }
 

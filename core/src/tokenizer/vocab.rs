@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use super::bytes::parse_byte_token;
 use super::error::TokenizerError;
 use super::pre::{self, PreTokenizer};
+use super::stream::Spelling;
 use crate::gguf::Metadata;
 
 /// Ids up to here are accepted; the largest vocabularies in use have about 2^18 tokens.
@@ -51,7 +52,14 @@ pub(super) struct Raw<'a> {
     pub add_eos: Option<bool>,
     pub add_space_prefix: Option<bool>,
     pub remove_extra_whitespaces: Option<bool>,
+    /// Our own key: texts are brought into NFC.
+    pub nfc: Option<bool>,
+    /// Rows of the model's embedding, where it is known: tokens from there on have none.
+    pub rows: Option<usize>,
 }
+
+/// Says that texts are brought into NFC before they are cut. llama.cpp has no such key, and ignores it.
+pub(super) const NFC_KEY: &str = "tokenizer.ggml.normalizer.nfc";
 
 impl<'a> Raw<'a> {
     pub fn read(meta: &'a Metadata) -> Result<Self, TokenizerError> {
@@ -80,6 +88,8 @@ impl<'a> Raw<'a> {
             add_eos: flag("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: flag("tokenizer.ggml.add_space_prefix")?,
             remove_extra_whitespaces: flag("tokenizer.ggml.remove_extra_whitespaces")?,
+            nfc: flag(NFC_KEY)?,
+            rows: None,
         })
     }
 }
@@ -136,6 +146,8 @@ pub(super) struct Vocab {
     pub scores: Vec<f32>,
     /// How words are cut, where it matters.
     pub pre: Option<PreTokenizer>,
+    /// Texts are brought into NFC before they are cut.
+    pub nfc: bool,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub unk: Option<u32>,
@@ -204,34 +216,45 @@ impl Vocab {
         let mut warnings = Vec::new();
         let mut kinds = kinds(raw, &texts, &mut warnings)?;
         let scores = scores_of(raw, model, texts.len(), &mut warnings)?;
+        let rows = raw.rows.unwrap_or(texts.len()).min(texts.len());
+        if rows < texts.len() {
+            kinds[rows..].fill(Kind::Unused);
+            warnings.push(format!(
+                "the vocabulary has {} tokens and the embedding {rows} rows: the tokens from {:?} on are never used",
+                texts.len(),
+                texts[rows]
+            ));
+        }
 
-        let id = |key, id: Option<u64>| match id {
-            Some(id) if id >= texts.len() as u64 => {
-                Err(TokenizerError::IdOutOfRange { key, id, last: texts.len() as u32 - 1 })
+        // A wrong id is no reason to refuse a model: llama.cpp goes by the usual one as well.
+        let mut id = |key: &str, found: Option<u64>, usual: Option<u32>| {
+            let usual = usual.filter(|&id| (id as usize) < rows);
+            match found {
+                Some(id) if id >= rows as u64 => {
+                    let instead = usual.map_or_else(|| "there is none".to_owned(), |id| format!("it is {id}"));
+                    let last = rows - 1;
+                    warnings.push(format!("`{key}` is {id}, but the last token is {last}: read as not given, {instead}"));
+                    usual
+                }
+                found => found.map(|id| id as u32).or(usual),
             }
-            id => Ok(id.map(|id| id as u32)),
         };
         // Files of the llama model leave these out when they are SentencePiece's own.
-        let or = |id: Option<u64>, usual: u32| {
-            id.or((model == Model::SentencePiece && (usual as usize) < texts.len()).then_some(usual.into()))
-        };
-        let bos = id("tokenizer.ggml.bos_token_id", or(raw.bos, 1))?;
-        let eos = id("tokenizer.ggml.eos_token_id", or(raw.eos, 2))?;
-        let unk = id("tokenizer.ggml.unknown_token_id", or(raw.unk, 0))?;
-        let ends = [eos, id("tokenizer.ggml.eot_token_id", raw.eot)?, id("tokenizer.ggml.eom_token_id", raw.eom)?];
-        // Padding is never fed or expected here, so a wrong id of it is no reason to refuse a model.
-        let pad = id("tokenizer.ggml.padding_token_id", raw.pad).unwrap_or_else(|error| {
-            warnings.push(error.to_string());
-            None
-        });
+        let own = |id| (model == Model::SentencePiece).then_some(id);
+        let bos = id("tokenizer.ggml.bos_token_id", raw.bos, own(1));
+        let eos = id("tokenizer.ggml.eos_token_id", raw.eos, own(2));
+        let unk = id("tokenizer.ggml.unknown_token_id", raw.unk, own(0));
+        let eot = id("tokenizer.ggml.eot_token_id", raw.eot, None);
+        let eom = id("tokenizer.ggml.eom_token_id", raw.eom, None);
+        let pad = id("tokenizer.ggml.padding_token_id", raw.pad, None);
+        let ends = [eos, eot, eom];
         if raw.types.is_none() {
             // Without kinds the ids are all there is to tell special tokens by.
-            for id in [raw.bos, raw.eos, raw.eot, raw.eom].into_iter().flatten() {
-                if let Some(kind) = kinds.get_mut(id as usize) {
-                    *kind = Kind::Control;
-                }
+            for id in [raw.bos, raw.eos, raw.eot, raw.eom].into_iter().flatten().filter(|&id| id < rows as u64) {
+                kinds[id as usize] = Kind::Control;
             }
         }
+        fill_tokens(&texts, &mut kinds);
         let end_of_generation = end_of_generation(&texts, &mut kinds, &ends);
 
         let merges = raw.merges.as_ref().is_some_and(|merges| !merges.is_empty());
@@ -265,6 +288,7 @@ impl Vocab {
             end_of_generation,
             add_bos,
             add_eos,
+            nfc: raw.nfc.unwrap_or(!sentence_piece && named.is_some_and(PreTokenizer::nfc)),
             add_space_prefix: raw.add_space_prefix.unwrap_or(sentence_piece),
             remove_extra_whitespaces: raw.remove_extra_whitespaces.unwrap_or(false),
             strip_right,
@@ -289,6 +313,14 @@ impl Vocab {
         Ok(index)
     }
 
+    /// How ordinary tokens spell what they stand for.
+    pub fn spelling(&self) -> Spelling {
+        match self.model {
+            Model::ByteLevel => self.pre.map_or(Spelling::ByteLevel, PreTokenizer::spelling),
+            Model::SentencePiece => Spelling::SentencePiece,
+        }
+    }
+
     /// The texts of ordinary tokens.
     pub fn normal_texts(&self) -> impl Iterator<Item = &str> {
         self.texts.iter().zip(&self.kinds).filter(|(_, kind)| **kind == Kind::Normal).map(|(text, _)| text.as_str())
@@ -297,13 +329,14 @@ impl Vocab {
 
 fn kinds(raw: &Raw, texts: &[String], warnings: &mut Vec<String>) -> Result<Vec<Kind>, TokenizerError> {
     let Some(types) = &raw.types else { return Ok(vec![Kind::Normal; texts.len()]) };
-    if types.len() != texts.len() {
+    if types.len() < texts.len() {
         return Err(TokenizerError::LengthMismatch {
             key: "tokenizer.ggml.token_type",
             found: types.len(),
             tokens: texts.len(),
         });
     }
+    longer("tokenizer.ggml.token_type", types.len(), texts.len(), warnings);
     let mut strange = None;
     let mut kinds = Vec::with_capacity(types.len());
     for (id, (&number, text)) in types.iter().zip(texts).enumerate() {
@@ -334,13 +367,22 @@ fn scores_of(raw: &Raw, model: Model, tokens: usize, warnings: &mut Vec<String>)
         }
         return Ok(vec![0.0; tokens]);
     };
-    if scores.len() != tokens {
+    if scores.len() < tokens {
         return Err(TokenizerError::LengthMismatch { key: "tokenizer.ggml.scores", found: scores.len(), tokens });
     }
+    longer("tokenizer.ggml.scores", scores.len(), tokens, warnings);
+    let scores = &scores[..tokens];
     match scores.iter().position(|score| score.is_nan()) {
         Some(id) => Err(TokenizerError::NanScore { id: id as u32 }),
         // Adding zero makes -0.0 equal to 0.0 in a total order.
         None => Ok(scores.iter().map(|score| score + 0.0).collect()),
+    }
+}
+
+/// Says that an array beside the tokens goes on after the last of them; llama.cpp reads such files.
+fn longer(key: &str, found: usize, tokens: usize, warnings: &mut Vec<String>) {
+    if found > tokens {
+        warnings.push(format!("`{key}` has {found} entries for {tokens} tokens: the last {} are not read", found - tokens));
     }
 }
 
@@ -354,6 +396,44 @@ fn default_pre(raw: &Raw, warnings: &mut Vec<String>) -> PreTokenizer {
         "{problem}: texts are cut into words as `default` does, which may cost quality (known: {known})"
     ));
     PreTokenizer::DEFAULT
+}
+
+/// Texts around the gap that a model is to fill, wherever they are special tokens.
+const FILL_TEXTS: &[&str] = &[
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<｜fim▁begin｜>",
+    "<PRE>",
+    "▁<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<｜fim▁hole｜>",
+    "<SUF>",
+    "▁<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<｜fim▁end｜>",
+    "<MID>",
+    "▁<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
+];
+
+/// Makes control tokens of the user-defined ones that are known to steer a model by their text, as llama.cpp does: in plain text
+/// they are text.
+pub(super) fn fill_tokens(texts: &[String], kinds: &mut [Kind]) {
+    for (text, kind) in texts.iter().zip(kinds).filter(|(_, kind)| **kind == Kind::UserDefined) {
+        if FILL_TEXTS.contains(&text.as_str()) {
+            *kind = Kind::Control;
+        }
+    }
 }
 
 /// The ids that the metadata names, and the special tokens known by their text. Converters often leave the latter

@@ -1,7 +1,8 @@
 //! tokenizer.model: the pieces of a SentencePiece model, read from its protocol buffer.
 //!
-//! Of the message `ModelProto` these fields are read: 1 pieces (1 text, 2 score, 3 type), 2 trainer_spec (3 model_type),
-//! 3 normalizer_spec (3 add_dummy_prefix, 4 remove_extra_whitespaces). Everything else is skipped by its wire type. Lengths are
+//! Of the message `ModelProto` these fields are read: 1 pieces (1 text, 2 score, 3 type), 2 trainer_spec (3 model_type,
+//! 24 treat_whitespace_as_suffix), 3 normalizer_spec (1 name, 2 precompiled_charsmap, 3 add_dummy_prefix,
+//! 4 remove_extra_whitespaces, 5 escape_whitespaces). Everything else is skipped by its wire type. Lengths are
 //! checked against the bytes that are there.
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +30,8 @@ pub struct SentencePieceModel {
     pub add_dummy_prefix: bool,
     /// Runs of spaces become one.
     pub remove_extra_whitespaces: bool,
+    /// What it does to texts that a GGUF has no key for, each in a few words.
+    pub beyond_gguf: Vec<String>,
 }
 
 /// Reads a model.
@@ -36,8 +39,14 @@ pub struct SentencePieceModel {
 /// # Errors
 /// Bytes that are no such message, or a model that is not BPE.
 pub fn parse(bytes: &[u8]) -> Result<SentencePieceModel> {
-    let mut model = SentencePieceModel { pieces: Vec::new(), add_dummy_prefix: true, remove_extra_whitespaces: true };
+    let mut model = SentencePieceModel {
+        pieces: Vec::new(),
+        add_dummy_prefix: true,
+        remove_extra_whitespaces: true,
+        beyond_gguf: Vec::new(),
+    };
     let mut kind = 1;
+    let (mut normalizer, mut has_map) = (String::new(), false);
     for_each(bytes, |field, value| {
         match (field, value) {
             (1, Wire::Bytes(bytes)) => {
@@ -48,13 +57,22 @@ pub fn parse(bytes: &[u8]) -> Result<SentencePieceModel> {
                 model.pieces.push(piece);
             }
             (2, Wire::Bytes(bytes)) => for_each(bytes, |field, value| {
-                if let (3, Wire::Number(number)) = (field, value) {
-                    kind = number;
+                match (field, value) {
+                    (3, Wire::Number(number)) => kind = number,
+                    (24, Wire::Number(1)) => {
+                        model.beyond_gguf.push("spaces end words (treat_whitespace_as_suffix)".to_owned());
+                    }
+                    _ => {}
                 }
                 Ok(())
             })?,
             (3, Wire::Bytes(bytes)) => for_each(bytes, |field, value| {
                 match (field, value) {
+                    (1, Wire::Bytes(name)) => normalizer = String::from_utf8_lossy(name).into_owned(),
+                    (2, Wire::Bytes(map)) => has_map = !map.is_empty(),
+                    (5, Wire::Number(0)) => {
+                        model.beyond_gguf.push("spaces are not escaped (escape_whitespaces)".to_owned());
+                    }
                     (3, Wire::Number(number)) => model.add_dummy_prefix = number != 0,
                     (4, Wire::Number(number)) => model.remove_extra_whitespaces = number != 0,
                     _ => {}
@@ -67,6 +85,9 @@ pub fn parse(bytes: &[u8]) -> Result<SentencePieceModel> {
     })?;
     if model.pieces.is_empty() {
         bail!("it holds no pieces");
+    }
+    if has_map {
+        model.beyond_gguf.push(format!("characters are normalized ({normalizer})"));
     }
     if kind != 2 {
         let name = match kind {
@@ -188,6 +209,19 @@ mod tests {
         assert_eq!(model.pieces[0], Piece { text: "<unk>".into(), score: 0.0, kind: 2 });
         assert_eq!(model.pieces[1], Piece { text: "▁a".into(), score: -1.5, kind: 1 });
         assert!(!model.add_dummy_prefix && model.remove_extra_whitespaces);
+        assert_eq!(model.beyond_gguf, [""; 0]);
+    }
+
+    #[test]
+    fn what_a_gguf_cannot_say_is_told() {
+        let normalizer = [&message(1, b"nmt_nfkc")[..], &message(2, &[1, 2, 3]), &[5 << 3, 0]].concat();
+        // Field 24 takes two bytes.
+        let trainer = [3 << 3, 2, 0xc0, 1, 1];
+        let bytes = [piece("a", 0.0, None), message(2, &trainer), message(3, &normalizer)].concat();
+        let told = parse(&bytes).unwrap().beyond_gguf.join("; ");
+        for word in ["nmt_nfkc", "escape_whitespaces", "treat_whitespace_as_suffix"] {
+            assert!(told.contains(word), "{told}");
+        }
     }
 
     #[test]

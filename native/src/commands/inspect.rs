@@ -7,10 +7,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, json};
 use sterna_core::formats::{Identified, identify_all};
-use sterna_core::generate::has_vocabulary;
+use sterna_core::generate::vocabulary;
 use sterna_core::gguf::{Header, Metadata, TensorInfo, Value};
 use sterna_core::model::refusals;
-use sterna_core::tokenizer::Tokenizer;
 
 use crate::Out;
 use crate::args::ModelArgs;
@@ -91,13 +90,10 @@ impl<'a> Report<'a> {
             }
         }
         let mut warnings = Vec::new();
-        if has_vocabulary(&header.metadata) {
-            match Tokenizer::from_metadata(&header.metadata) {
-                Ok(tokenizer) => warnings.extend(tokenizer.warnings().iter().cloned()),
-                Err(error) => refused.push(error.to_string()),
-            }
-        } else {
-            warnings.push("no tokenizer: the model takes and gives token ids only".to_owned());
+        match vocabulary(header) {
+            Ok(Some(tokenizer)) => warnings.extend(tokenizer.warnings().iter().cloned()),
+            Ok(None) => warnings.push("no tokenizer: the model takes and gives token ids only".to_owned()),
+            Err(error) => refused.push(error.to_string()),
         }
         Self { source, header, tensors, refusals: refused, warnings }
     }

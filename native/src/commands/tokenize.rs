@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use clap::Args;
-use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
+use sterna_core::generate::{GenerateError, vocabulary};
+use sterna_core::tokenizer::EncodeOptions;
 
 use crate::Out;
 use crate::args::{ModelArgs, PromptArgs};
@@ -41,7 +42,7 @@ pub struct TokenizeArgs {
 /// Prints one line per token.
 pub fn run(args: &TokenizeArgs, out: &mut Out) -> Result<()> {
     let source = Source::open(&args.model.resolve()?)?;
-    let tokenizer = Tokenizer::from_metadata(&source.header().metadata)?;
+    let tokenizer = vocabulary(source.header())?.ok_or(GenerateError::NoTokenizer)?;
     for warning in tokenizer.warnings() {
         eprintln!("warning: {warning}");
     }

@@ -154,7 +154,9 @@ pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Opt
     let name = name.map_or_else(|| directory_name(dir), str::to_owned);
     let mut metadata = plan.metadata(&name)?;
     tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
-    if !metadata.contains("tokenizer.ggml.model") {
+    if metadata.contains("tokenizer.ggml.model") {
+        tokenizer::note_limits(&checkpoint, &metadata, &mut notes)?;
+    } else {
         // llama.cpp wants the key, and knows by this word that there are no tokens.
         metadata.insert("tokenizer.ggml.model", "none");
     }

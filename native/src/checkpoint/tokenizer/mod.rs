@@ -2,17 +2,23 @@
 //! templates.
 //!
 //! Three sources, in this order: a byte-level tokenizer.json; tokenizer.model (SentencePiece) and its additions; a
-//! tokenizer.json that was made from SentencePiece; vocab.json with merges.txt. The way in which texts are cut before merging has
-//! only a name in a GGUF: it is found by trying which of the known ways encodes samples as tokenizer.json does.
+//! tokenizer.json that was made from SentencePiece; vocab.json with merges.txt. `pre` finds the name of the way in which texts are
+//! cut before merging, `limits` says what a GGUF cannot.
 //!
 //! Not here: encoding (`sterna_core::tokenizer`).
+
+mod limits;
+mod pre;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sterna_core::gguf::{Array, Metadata, Value as GgufValue};
-use sterna_core::tokenizer::{EncodeOptions, Tokenizer, pre_tokenizers};
+use sterna_core::model::is_padding_token;
+use sterna_core::tokenizer::{NFC_KEY, Tokenizer};
 
 use super::Checkpoint;
 use super::sentencepiece;
@@ -31,16 +37,6 @@ const PADDING_SCORE: f32 = -10_000.0;
 
 /// No vocabulary has more tokens.
 const MAX_TOKENS: usize = 1 << 24;
-
-/// Texts on which ways of cutting words differ: contractions, digits, spaces, line ends, other scripts, symbols.
-const SAMPLES: &[&str] = &[
-    "Hello world, I'm sure we've told him: they'll say it's OK, won't they'd? I'LL DON'T WE'VE 'Tis",
-    "3 33 333 3333 33333 333333 3333333 12345678901 3.14 1,000.50 v2.0 x1y22z333 ²³ Ⅷ",
-    "  two   three    four \t tab\t\ttabs \n line\n\nlines \n \n mixed\r\n\r\nend  ",
-    "camelCase HTMLParser snake_case __init__(self): return [x**2 for x in range(10)]; // a!=b && c<=d",
-    "naïve café Ünïcödé Straße ΑΒΓ абв Привет मानक हिन्दी ภาษาไทย 你好,世界。こんにちは 한국어 العربية",
-    "🚀 ✅ 🦙🦙 \u{a0}\u{3000} ... ------ ======= ''''' \"\"\" `` $5.00 #tag @user 50% a/b\\c",
-];
 
 /// A vocabulary before it becomes keys.
 struct Vocabulary {
@@ -85,6 +81,12 @@ pub fn write(
         _ if sentence_piece.is_file() => {
             let bytes = std::fs::read(&sentence_piece).with_context(|| in_file("tokenizer.model"))?;
             let model = sentencepiece::parse(&bytes).with_context(|| in_file("tokenizer.model"))?;
+            if !model.beyond_gguf.is_empty() {
+                notes.push(format!(
+                    "tokenizer.model does to texts what a GGUF cannot say: {}; texts are encoded without that",
+                    model.beyond_gguf.join("; ")
+                ));
+            }
             Vocabulary {
                 model: "llama",
                 tokens: model.pieces.iter().map(|piece| piece.text.clone()).collect(),
@@ -112,17 +114,19 @@ pub fn write(
     let beyond = added.split_off(&rows);
     vocabulary.leave_out(rows, &beyond, notes);
     vocabulary.add(&added)?;
-    if vocabulary.tokens.len() > rows {
-        bail!(
-            "the tokenizer in {} has {} tokens, but the embedding has {rows} rows (vocab_size); the files belong to different models",
-            checkpoint.dir().display(),
-            vocabulary.tokens.len()
-        );
-    }
-    vocabulary.pad(rows);
-    let pre = match (vocabulary.model, json_text.filter(|_| byte_level)) {
-        ("gpt2", Some(text)) => {
-            vocabulary.pre_tokenizer(text.as_bytes(), first, notes).with_context(|| in_file("tokenizer.json"))?
+    vocabulary.fit(rows, notes).with_context(|| format!("the tokenizer in {}", checkpoint.dir().display()))?;
+    let pre = match (vocabulary.model, json.as_ref().zip(json_text).filter(|_| byte_level)) {
+        ("gpt2", Some((json, text))) => {
+            let found = Tokenizer::from_json(text.as_bytes()).map_err(anyhow::Error::from);
+            let found = found.and_then(|original| pre::recognize(&original, json, first));
+            let found = found.with_context(|| in_file("tokenizer.json"))?;
+            notes.extend(found.note);
+            // What the name implies goes without saying.
+            let nfc = steps(&json["normalizer"], "normalizers").iter().any(|step| step["type"] == "NFC");
+            if nfc != found.pre.nfc() {
+                metadata.insert(NFC_KEY, nfc);
+            }
+            found.pre.name()
         }
         ("gpt2", None) => first.first().copied().unwrap_or("gpt-2"),
         _ => "default",
@@ -134,6 +138,14 @@ pub fn write(
         .with_context(|| format!("the tokenizer in {} makes no usable vocabulary", checkpoint.dir().display()))?;
     notes.extend(tokenizer.warnings().iter().cloned());
     Ok(())
+}
+
+/// Says in `notes` what the GGUF with this metadata, complete, does not say of the checkpoint's tokenizer.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn note_limits(checkpoint: &Checkpoint, metadata: &Metadata, notes: &mut Vec<String>) -> Result<()> {
+    limits::note(checkpoint, metadata, notes)
 }
 
 impl Vocabulary {
@@ -190,8 +202,27 @@ impl Vocabulary {
         }
     }
 
-    fn id(&self, text: &str) -> Option<usize> {
-        self.tokens.iter().position(|token| token == text)
+    /// Makes it as long as the embedding. Padding beyond that is left out, as no text becomes it.
+    fn fit(&mut self, rows: usize, notes: &mut Vec<String>) -> Result<()> {
+        let beyond = self.tokens.get(rows..).unwrap_or_default();
+        if let Some(token) = beyond.iter().find(|token| !is_padding_token(token)) {
+            bail!(
+                "it has {} tokens, but the embedding has {rows} rows (vocab_size), none for {token:?}; the files belong to different models",
+                self.tokens.len()
+            );
+        }
+        if let Some(token) = beyond.first() {
+            notes.push(format!(
+                "the tokenizer has {} tokens and the embedding {rows} rows: {token:?}{} left out, as the model cannot read it",
+                self.tokens.len(),
+                if beyond.len() == 1 { " is" } else { " and those after it are" }
+            ));
+            self.tokens.truncate(rows);
+            self.kinds.truncate(rows);
+            self.scores.truncate(rows);
+        }
+        self.pad(rows);
+        Ok(())
     }
 
     fn write(&self, metadata: &mut Metadata, pre: &str) {
@@ -213,55 +244,21 @@ impl Vocabulary {
             set("remove_extra_whitespaces", remove.into());
         }
     }
+}
 
-    /// The name of the way of cutting words that encodes samples as the tokenizer.json does.
-    fn pre_tokenizer(&self, json: &[u8], first: &[&'static str], notes: &mut Vec<String>) -> Result<&'static str> {
-        let original = Tokenizer::from_json(json)?;
-        // Small vocabularies do not know all characters.
-        let knows = |c: &char| {
-            let text = c.to_string();
-            let ids = original.encode(&text, EncodeOptions::default());
-            ids.is_ok_and(|ids| original.decode(&ids, false) == text)
-        };
-        let samples: Vec<String> = SAMPLES.iter().map(|text| text.chars().filter(knows).collect()).collect();
-        let expected = samples.iter().map(|text| original.encode(text, EncodeOptions::default()));
-        let expected: Vec<Vec<u32>> = expected.collect::<std::result::Result<_, _>>()?;
-        let mut best: Option<(usize, &'static str)> = None;
-        let rest = pre_tokenizers().filter(|name| !first.contains(name));
-        for name in first.iter().copied().chain(rest) {
-            let mut metadata = Metadata::new();
-            self.write(&mut metadata, name);
-            let tokenizer = Tokenizer::from_metadata(&metadata)?;
-            let agrees = |(text, ids): &(&String, &Vec<u32>)| {
-                tokenizer.encode(text, EncodeOptions::default()).is_ok_and(|found| found == **ids)
-            };
-            let agreed = samples.iter().zip(&expected).filter(agrees).count();
-            if agreed == samples.len() {
-                return Ok(name);
-            }
-            if best.is_none_or(|(most, _)| agreed > most) {
-                best = Some((agreed, name));
-            }
-        }
-        let (agreed, name) = best.unwrap_or((0, "gpt-2"));
-        notes.push(format!(
-            "no known pre-tokenizer cuts texts exactly as tokenizer.json does; {name} comes closest ({agreed} of {} samples)",
-            SAMPLES.len()
-        ));
-        Ok(name)
+/// The steps of a normalizer, pre-tokenizer, post-processor or decoder: those in `list` of a sequence, else itself, or none.
+fn steps<'v>(section: &'v Value, list: &str) -> &'v [Value] {
+    match section[list].as_array() {
+        Some(steps) => steps,
+        None if section.is_null() => &[],
+        None => std::slice::from_ref(section),
     }
 }
 
 /// Whether tokens are spelled in the byte-level alphabet.
 fn is_byte_level(json: &Value) -> bool {
-    let has = |section: &Value| {
-        let mut steps = vec![section];
-        for list in ["pretokenizers", "decoders"] {
-            steps.extend(section[list].as_array().into_iter().flatten());
-        }
-        steps.iter().any(|step| step["type"] == "ByteLevel")
-    };
-    json["model"]["byte_fallback"] != true && (has(&json["pre_tokenizer"]) || has(&json["decoder"]))
+    let has = |section: &Value, list: &str| steps(section, list).iter().any(|step| step["type"] == "ByteLevel");
+    json["model"]["byte_fallback"] != true && (has(&json["pre_tokenizer"], "pretokenizers") || has(&json["decoder"], "decoders"))
 }
 
 /// The vocabulary of a tokenizer.json.
@@ -271,6 +268,11 @@ fn from_json(json: &Value) -> Result<Vocabulary> {
     let kind = model["type"].as_str().unwrap_or("BPE");
     if kind != "BPE" {
         bail!("its model is {kind}; only BPE is supported");
+    }
+    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if let Some(mark) = model[key].as_str().filter(|mark| !mark.is_empty()) {
+            bail!("its BPE marks parts of words with {mark:?} ({key}), which a GGUF cannot say");
+        }
     }
     let vocab = model["vocab"].as_object().context("its model has no vocab")?;
     let mut tokens = by_id(vocab.iter())?;
@@ -288,7 +290,7 @@ fn from_json(json: &Value) -> Result<Vocabulary> {
             kinds,
             scores: Vec::new(),
             merges,
-            space_prefix: Some(adds_prefix(&json["pre_tokenizer"])),
+            space_prefix: Some(adds_prefix(&json["pre_tokenizer"], "pretokenizers")),
             remove_extra_whitespaces: None,
         });
     }
@@ -325,7 +327,7 @@ fn from_json(json: &Value) -> Result<Vocabulary> {
     for (id, token) in tokens.iter_mut().enumerate().filter(|(_, token)| token.is_empty()) {
         *token = format!("[PAD{id}]");
     }
-    let space_prefix = Some(adds_prefix(&json["normalizer"]) || adds_prefix(&json["pre_tokenizer"]));
+    let space_prefix = Some(adds_prefix(&json["normalizer"], "normalizers") || adds_prefix(&json["pre_tokenizer"], "pretokenizers"));
     Ok(Vocabulary {
         model: "llama",
         tokens,
@@ -390,10 +392,9 @@ fn pair(merge: &Value, index: usize) -> Result<(String, String)> {
     parts.with_context(|| format!("its merge {index} is {merge}, no pair of tokens"))
 }
 
-/// Whether a normalizer or pre-tokenizer puts a space before a text.
-fn adds_prefix(section: &Value) -> bool {
-    let steps = ["normalizers", "pretokenizers"].iter().find_map(|list| section[list].as_array());
-    steps.map_or(std::slice::from_ref(section), Vec::as_slice).iter().any(|step| match step["type"].as_str() {
+/// Whether a normalizer or pre-tokenizer, whose steps are in `list`, puts a space before a text.
+fn adds_prefix(section: &Value, list: &str) -> bool {
+    steps(section, list).iter().any(|step| match step["type"].as_str() {
         Some("Prepend") => step["prepend"] == "\u{2581}",
         Some("Metaspace") => match step["prepend_scheme"].as_str() {
             Some(scheme) => scheme != "never",
@@ -448,6 +449,33 @@ fn added_tokens(checkpoint: &Checkpoint, json: Option<&Value>, settings: &Value)
     Ok(added)
 }
 
+/// The ids that a checkpoint's files give for a special token, the most telling first; none twice.
+fn special_ids(checkpoint: &Checkpoint, name: &str, tokens: &[String]) -> Result<Vec<usize>> {
+    let settings = checkpoint.json("tokenizer_config.json")?.unwrap_or_default();
+    let map = checkpoint.json("special_tokens_map.json")?.unwrap_or_default();
+    let generation = checkpoint.json("generation_config.json")?.unwrap_or_default();
+    let text = |file: &Value| {
+        let entry = &file[format!("{name}_token")];
+        let text = entry.as_str().or_else(|| entry["content"].as_str())?;
+        tokens.iter().position(|token| token == text)
+    };
+    let key = format!("{name}_token_id");
+    let mut ids: Vec<usize> = text(&settings).or_else(|| text(&map)).into_iter().collect();
+    for value in [checkpoint.config().find(&key), generation.get(&key)].into_iter().flatten() {
+        let numbers = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        ids.extend(numbers.iter().filter_map(|number| usize::try_from(number.as_u64()?).ok()));
+    }
+    let mut seen = std::collections::HashSet::new();
+    ids.retain(|&id| id < tokens.len() && seen.insert(id));
+    Ok(ids)
+}
+
+/// The ids with which a checkpoint ends texts, as its files say, of the tokens in `metadata`.
+fn ends_of_text(checkpoint: &Checkpoint, metadata: &Metadata) -> Result<Vec<u32>> {
+    let tokens = metadata.strings("tokenizer.ggml.tokens").unwrap_or_default();
+    Ok(special_ids(checkpoint, "eos", tokens)?.into_iter().map(|id| id as u32).collect())
+}
+
 /// Ids of special tokens, and which of them go around a text.
 fn special_tokens(
     checkpoint: &Checkpoint,
@@ -456,58 +484,60 @@ fn special_tokens(
     vocabulary: &Vocabulary,
     metadata: &mut Metadata,
 ) -> Result<()> {
-    let map = checkpoint.json("special_tokens_map.json")?.unwrap_or_default();
-    let generation = checkpoint.json("generation_config.json")?.unwrap_or_default();
-    let config = checkpoint.config();
-    let id = |name: &str| -> Vec<usize> {
-        let text = |file: &Value| {
-            let entry = &file[format!("{name}_token")];
-            entry.as_str().or_else(|| entry["content"].as_str()).and_then(|text| vocabulary.id(text))
-        };
-        let key = format!("{name}_token_id");
-        let mut ids: Vec<usize> = text(settings).or_else(|| text(&map)).into_iter().collect();
-        for value in [config.find(&key), generation.get(&key)].into_iter().flatten() {
-            let numbers = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-            ids.extend(numbers.iter().filter_map(|number| usize::try_from(number.as_u64()?).ok()));
-        }
-        ids.retain(|&id| id < vocabulary.tokens.len());
-        ids
-    };
-    let mut set = |key: &str, id: Option<usize>| {
+    let ids = |name: &str| special_ids(checkpoint, name, &vocabulary.tokens);
+    let (bos, ends) = (ids("bos")?.first().copied(), ids("eos")?);
+    // A model that stops at one token may end its turns with another, and its calls of tools with a third.
+    let mut ends = ends.into_iter();
+    let (eos, eot, eom) = (ends.next(), ends.next(), ends.next());
+    let (unknown, padding) = (ids("unk")?.first().copied(), ids("pad")?.first().copied());
+    for (key, id) in
+        [("bos", bos), ("eos", eos), ("eot", eot), ("eom", eom), ("unknown", unknown), ("padding", padding)]
+    {
         if let Some(id) = id {
             metadata.insert(format!("tokenizer.ggml.{key}_token_id"), id as u32);
         }
-    };
-    let (bos, ends) = (id("bos").first().copied(), id("eos"));
-    let eos = ends.first().copied();
-    set("bos", bos);
-    set("eos", eos);
-    // A model that stops at one token may end its turns with another.
-    set("eot", ends.iter().copied().find(|&id| Some(id) != eos));
-    set("unknown", id("unk").first().copied());
-    set("padding", id("pad").first().copied());
-    let frame = json.map(|json| frame(&json["post_processor"]));
-    let begins = frame.as_ref().and_then(|frame| frame.0.as_deref().and_then(|text| vocabulary.id(text)));
-    let ends_with = frame.as_ref().and_then(|frame| frame.1.as_deref().and_then(|text| vocabulary.id(text)));
-    let (add_bos, add_eos) = match frame {
-        Some(_) => (begins.is_some() && begins == bos, ends_with.is_some() && ends_with == eos),
+    }
+    let text = |id: Option<usize>| id.map(|id| vocabulary.tokens[id].as_str());
+    let is = |texts: &[String], id: Option<usize>| matches!(texts, [one] if Some(one.as_str()) == text(id));
+    let (add_bos, add_eos) = match json.map(|json| frame(&json["post_processor"])) {
+        Some(Frame { before, after }) => (is(&before, bos), is(&after, eos)),
         None => (
-            settings["add_bos_token"].as_bool().unwrap_or(vocabulary.model == "llama"),
-            settings["add_eos_token"].as_bool().unwrap_or(false),
+            settings["add_bos_token"].as_bool().unwrap_or(vocabulary.model == "llama") && bos.is_some(),
+            settings["add_eos_token"].as_bool().unwrap_or(false) && eos.is_some(),
         ),
     };
-    metadata.insert("tokenizer.ggml.add_bos_token", add_bos && bos.is_some());
-    metadata.insert("tokenizer.ggml.add_eos_token", add_eos && eos.is_some());
+    metadata.insert("tokenizer.ggml.add_bos_token", add_bos);
+    metadata.insert("tokenizer.ggml.add_eos_token", add_eos);
     Ok(())
 }
 
-/// The tokens that a post-processor puts before and after a text.
-fn frame(processor: &Value) -> (Option<String>, Option<String>) {
-    let steps = processor["processors"].as_array().map_or(std::slice::from_ref(processor), Vec::as_slice);
-    let Some(template) = steps.iter().find(|step| step["type"] == "TemplateProcessing") else { return (None, None) };
-    let special = |part: Option<&Value>| part.and_then(|part| part["SpecialToken"]["id"].as_str()).map(str::to_owned);
-    let parts = template["single"].as_array().map_or(&[][..], Vec::as_slice);
-    (special(parts.first()), special(parts.last().filter(|_| parts.len() > 1)))
+/// The tokens that go around a text.
+#[derive(Debug, Default, PartialEq)]
+struct Frame {
+    before: Vec<String>,
+    after: Vec<String>,
+}
+
+/// What a post-processor puts before and after a text.
+fn frame(processor: &Value) -> Frame {
+    let mut frame = Frame::default();
+    for step in steps(processor, "processors") {
+        match step["type"].as_str() {
+            Some("TemplateProcessing") => {
+                let parts = step["single"].as_array().map_or(&[][..], Vec::as_slice);
+                let special = |part: &Value| part["SpecialToken"]["id"].as_str().map(str::to_owned);
+                let text = parts.iter().position(|part| special(part).is_none()).unwrap_or(parts.len());
+                frame.before.extend(parts[..text].iter().filter_map(special));
+                frame.after.extend(parts[text..].iter().filter_map(special));
+            }
+            Some("RobertaProcessing" | "BertProcessing") => {
+                frame.before.extend(step["cls"][0].as_str().map(str::to_owned));
+                frame.after.extend(step["sep"][0].as_str().map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+    frame
 }
 
 /// Chat templates, from whichever file has them.
