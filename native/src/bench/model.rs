@@ -20,6 +20,7 @@ use crate::convert::{self, Options};
 use crate::train::finetune::{self, FinetuneConfig};
 use crate::train::text::documents::Documents;
 use crate::ui::interrupt::Busy;
+use crate::ui::message;
 use crate::{engine, perplexity};
 
 /// Runs of which the median is the speed, and runs before them.
@@ -206,7 +207,7 @@ fn converted(
     let path = settings.work.join(file);
     let name = convert::directory_name(&settings.dir);
     let report = engine::in_pool(settings.threads, || convert::from_checkpoint(dir, &path, Some(&name), options))??;
-    report.notes.iter().for_each(|note| eprintln!("note: {file}: {note}"));
+    report.notes.iter().for_each(|note| message::note(&format!("{file}: {note}")));
     let measured = measure(settings, &path, text, busy);
     if !settings.keep {
         // The next file may need the room.

@@ -13,6 +13,7 @@ use crate::bench::model::{self, Measured, Parts, Settings, Training};
 use crate::train::checkpoint;
 use crate::train::text::documents::Documents;
 use crate::ui::interrupt::{self, Interrupted};
+use crate::ui::message;
 use crate::ui::text::{self, Align};
 use crate::{Out, machine, perplexity};
 
@@ -241,7 +242,7 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
 /// Trains, and gives the directory of the trained checkpoint; `None`, and the reason on stderr, for models that are not trained.
 fn train(args: &BenchModelArgs, settings: &Settings, parts: &Parts<'_>) -> Result<Option<PathBuf>> {
     if let Some(why) = model::cannot_train(&args.dir)? {
-        eprintln!("note: {} is not trained, so qat is null: {why}", args.dir.display());
+        message::note(&format!("{} is not trained, so qat is null: {why}", args.dir.display()));
         return Ok(None);
     }
     let training = Training {
