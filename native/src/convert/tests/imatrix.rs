@@ -81,3 +81,47 @@ fn what_has_no_entry_is_said_and_what_does_not_fit_is_refused() {
     let both = Options { calibration: Some(imatrix.clone()), ..options(Format::TQ2_0) };
     assert!(refused(&[up], both).contains("both weigh columns"));
 }
+
+/// Both forms as llama-imatrix of August 2026 wrote them, of the fixture `llama` in F16 and the beginning of wikitext-2's test:
+/// `llama-imatrix -m llama.gguf -f text.txt -c 64 -b 64 -o llama.gguf`, and with `--output-format dat -o llama.dat`.
+#[test]
+fn files_of_llama_imatrix_are_read_in_both_forms() {
+    let made = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/imatrix").join(name);
+    let (new, old) = (Imatrix::read(&made("llama.gguf")).unwrap(), Imatrix::read(&made("llama.dat")).unwrap());
+    let dir = tempfile::TempDir::new().unwrap();
+    let of = |name: &str, imatrix: Option<PathBuf>| {
+        let out = dir.path().join(name);
+        let report = convert("llama", &out, &Options { imatrix, ..options(Format::Q2_0) });
+        assert!(report.notes.is_empty(), "{:?}", report.notes);
+        out
+    };
+    let weighted = Source::open(&of("weighted.gguf", Some(made("llama.gguf")))).unwrap();
+    of("old.gguf", Some(made("llama.dat")));
+    let plain = Source::open(&of("plain.gguf", None)).unwrap();
+    let floats = dir.path().join("floats.gguf");
+    convert("llama", &floats, &options(Format::F32));
+    let floats = Source::open(&floats).unwrap();
+    let values = |source: &Source, name: &str| {
+        let (info, bytes) = source.tensors().find(|(info, _)| info.name == name).unwrap();
+        let format = Format::identify(info).unwrap();
+        Tensor::of_gguf(source, info, format, bytes).read_all().unwrap()
+    };
+    let mut matrices = 0;
+    for (info, _) in weighted.tensors().filter(|(info, _)| info.name.starts_with("blk.") && info.dims.len() == 2) {
+        let (name, cols) = (info.name.as_str(), info.cols() as usize);
+        let means = new.of_tensor(name, cols).unwrap().unwrap();
+        for (a, b) in means.iter().zip(old.of_tensor(name, cols).unwrap().unwrap()) {
+            assert!((a - b).abs() <= 1e-5 * a.abs(), "{name}: {a} {b}");
+        }
+        // The error that counts is smaller than without.
+        let original = values(&floats, name);
+        let error = |stored: Vec<f32>| -> f64 {
+            let one = |(i, (a, b)): (usize, (&f32, &f32))| f64::from(means[i % cols]) * f64::from(a - b).powi(2);
+            original.iter().zip(&stored).enumerate().map(one).sum()
+        };
+        let (with, without) = (error(values(&weighted, name)), error(values(&plain, name)));
+        assert!(with < without, "{name}: {with} {without}");
+        matrices += 1;
+    }
+    assert_eq!(matrices, 7);
+}
