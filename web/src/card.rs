@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use sterna_core::formats::{Format, identify_all};
 use sterna_core::generate::has_vocabulary;
-use sterna_core::gguf::{Header, TensorInfo};
+use sterna_core::gguf::{Header, TensorInfo, readable};
 use sterna_core::model::image;
 use sterna_core::ternary::{TILE_COLS, TILE_ROWS};
 
@@ -34,9 +34,9 @@ impl Card {
         };
         put("architecture", json!(architecture));
         let name = m.str("general.name").or_else(|| m.str("general.basename")).unwrap_or(architecture);
-        put("name", json!(name));
-        put("description", json!(m.str("general.description")));
-        put("license", json!(m.str("general.license")));
+        put("name", json!(readable(name)));
+        put("description", json!(m.str("general.description").map(readable)));
+        put("license", json!(m.str("general.license").map(readable)));
         let is_image = architecture == image::ARCHITECTURE;
         put("kind", json!(if is_image { "image" } else { "text" }));
         put("parameters", json!(tensors.elements));

@@ -14,6 +14,7 @@ mod decoder;
 mod error;
 pub mod image;
 mod loader;
+mod vocabulary;
 mod weights;
 
 pub use architecture::{ARCHITECTURES, Architecture, NormKind};
@@ -21,5 +22,6 @@ pub use cache::Cache;
 pub use config::Config;
 pub use decoder::{Input, InputSquares, Logits, State, Transformer};
 pub use error::ModelError;
-pub use loader::{is_padding_token, LoadOptions, Loader, refusals};
+pub use loader::{LoadOptions, Loader, refusals};
+pub use vocabulary::is_padding_token;
 pub use weights::TensorReport;

@@ -233,7 +233,8 @@ impl Vocab {
                 Some(id) if id >= rows as u64 => {
                     let instead = usual.map_or_else(|| "there is none".to_owned(), |id| format!("it is {id}"));
                     let last = rows - 1;
-                    warnings.push(format!("`{key}` is {id}, but the last token is {last}: read as not given, {instead}"));
+                    warnings
+                        .push(format!("`{key}` is {id}, but the last token is {last}: read as not given, {instead}"));
                     usual
                 }
                 found => found.map(|id| id as u32).or(usual),
@@ -382,7 +383,8 @@ fn scores_of(raw: &Raw, model: Model, tokens: usize, warnings: &mut Vec<String>)
 /// Says that an array beside the tokens goes on after the last of them; llama.cpp reads such files.
 fn longer(key: &str, found: usize, tokens: usize, warnings: &mut Vec<String>) {
     if found > tokens {
-        warnings.push(format!("`{key}` has {found} entries for {tokens} tokens: the last {} are not read", found - tokens));
+        warnings
+            .push(format!("`{key}` has {found} entries for {tokens} tokens: the last {} are not read", found - tokens));
     }
 }
 
@@ -391,9 +393,12 @@ fn default_pre(raw: &Raw, warnings: &mut Vec<String>) -> PreTokenizer {
         Some(name) => format!("tokenizer.ggml.pre is `{name}`, which is not known"),
         None => "the file has no tokenizer.ggml.pre".to_owned(),
     };
-    let known = pre::names().collect::<Vec<_>>().join(", ");
+    let usual = ["gpt-2", "llama-bpe", "qwen2", "gpt-4o", "tekken", "deepseek-v3"];
     warnings.push(format!(
-        "{problem}: texts are cut into words as `default` does, which may cost quality (known: {known})"
+        "{problem}: texts are cut into words as `default` does, which may cost quality; convert the model again, so that its file has \
+         the right name (known are {} and {} others)",
+        usual.join(", "),
+        pre::names().count() - usual.len()
     ));
     PreTokenizer::DEFAULT
 }

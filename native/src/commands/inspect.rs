@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 use sterna_core::formats::{Identified, identify_all};
 use sterna_core::generate::vocabulary;
-use sterna_core::gguf::{Header, Metadata, TensorInfo, Value};
+use sterna_core::gguf::{Header, Metadata, TensorInfo, Value, readable};
 use sterna_core::model::refusals;
 
 use crate::Out;
@@ -295,7 +295,7 @@ fn type_name(value: &Value) -> String {
 /// A value on one line.
 fn show(value: &Value, items: usize) -> String {
     match (value, value.to_json(items)) {
-        (Value::String(text), _) => text::plain(text, if items == usize::MAX { usize::MAX } else { 100 }),
+        (Value::String(text), _) => text::plain(&readable(text), if items == usize::MAX { usize::MAX } else { 100 }),
         (Value::Array(array), json) if array.len() > items => {
             let head = json["head"].to_string();
             format!("{}, …]", text::plain(head.trim_end_matches(']'), 100))

@@ -154,13 +154,13 @@ pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Opt
     let name = name.map_or_else(|| directory_name(dir), str::to_owned);
     let mut metadata = plan.metadata(&name)?;
     tokenizer::write(&checkpoint, plan.hyper.vocabulary, plan.family.pre, &mut metadata, &mut notes)?;
-    if metadata.contains("tokenizer.ggml.model") {
-        tokenizer::note_limits(&checkpoint, &metadata, &mut notes)?;
-    } else {
+    if !metadata.contains("tokenizer.ggml.model") {
         // llama.cpp wants the key, and knows by this word that there are no tokens.
         metadata.insert("tokenizer.ggml.model", "none");
     }
     name_phi3(&plan, &name, &mut metadata);
+    // Phi-3's name says what its tokens do to the space after them.
+    tokenizer::note_limits(&checkpoint, &metadata, &mut notes)?;
     let account = std::mem::take(&mut plan.account);
     notes.extend(account.notes());
     let tensors = plan.items.into_iter().map(|item| Tensor::of_item(&checkpoint, item)).collect::<Result<Vec<_>>>()?;

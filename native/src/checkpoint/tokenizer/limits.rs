@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use serde_json::Value;
+use sterna_core::generate::has_vocabulary;
 use sterna_core::gguf::Metadata;
 use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -27,7 +28,7 @@ const SAMPLES: &[&str] = &[
 /// # Errors
 /// If one of them cannot be read.
 pub fn note(checkpoint: &Checkpoint, metadata: &Metadata, notes: &mut Vec<String>) -> Result<()> {
-    if !metadata.contains("tokenizer.ggml.model") {
+    if !has_vocabulary(metadata) {
         return Ok(());
     }
     let written = Tokenizer::from_metadata(metadata)?;
@@ -50,12 +51,7 @@ pub fn note(checkpoint: &Checkpoint, metadata: &Metadata, notes: &mut Vec<String
 }
 
 /// Ends of text that no key names and no reader knows by their text.
-fn note_ends(
-    checkpoint: &Checkpoint,
-    metadata: &Metadata,
-    written: &Tokenizer,
-    notes: &mut Vec<String>,
-) -> Result<()> {
+fn note_ends(checkpoint: &Checkpoint, metadata: &Metadata, written: &Tokenizer, notes: &mut Vec<String>) -> Result<()> {
     let ends = ends_of_text(checkpoint, metadata)?;
     let lost: Vec<String> = ends
         .iter()
@@ -161,8 +157,10 @@ impl Both<'_> {
         }
         for token in json["added_tokens"].as_array().into_iter().flatten().take(MOST_ADDED) {
             let Some(text) = token["content"].as_str() else { continue };
-            let flags: Vec<&str> =
-                ["lstrip", "rstrip", "single_word", "normalized"].into_iter().filter(|flag| token[flag] == true).collect();
+            let flags: Vec<&str> = ["lstrip", "rstrip", "single_word", "normalized"]
+                .into_iter()
+                .filter(|flag| token[flag] == true)
+                .collect();
             let between = format!("a {text} b a{text}b \n{text}\n b");
             if flags.is_empty() || self.differ(&between).is_none() {
                 continue;
@@ -216,7 +214,8 @@ impl Both<'_> {
         }
         let ids = 0..self.original.vocab_size() as u32;
         let words = ids.filter(|&id| !self.original.is_special(id)).map(|id| self.original.decode(&[id], false));
-        let differ: Vec<String> = words.filter(|word| !word.contains('\u{FFFD}') && self.differ(word).is_some()).collect();
+        let differ: Vec<String> =
+            words.filter(|word| !word.contains('\u{FFFD}') && self.differ(word).is_some()).collect();
         if let Some(one) = differ.first() {
             notes.push(format!(
                 "tokenizer.json has ignore_merges {says}, and {name} implies the opposite: {} words become other tokens, such as {one:?}",

@@ -61,10 +61,16 @@ pub fn recognize(original: &Tokenizer, json: &Value, first: &[&'static str]) -> 
     let ignore_merges = json["model"]["ignore_merges"] == true;
 
     let said = expressions(&json["pre_tokenizer"]);
-    let mut candidates: Vec<PreTokenizer> = PreTokenizer::all().filter(|pre| pre.is_byte_level()).collect();
+    // Models that only embed texts have names of their own for cuts that have one already.
+    let decodes = |pre: &PreTokenizer| pre.is_byte_level() && !pre.name().starts_with("granite-embed");
+    let mut candidates: Vec<PreTokenizer> = PreTokenizer::all().filter(decodes).collect();
     candidates.sort_by_key(|pre| {
         let said = said.as_ref().is_some_and(|said| pre.cuts_by(said.iter().map(String::as_str)));
-        (!said, pre.ignore_merges() != ignore_merges, first.iter().position(|name| *name == pre.name()).unwrap_or(first.len()))
+        (
+            !said,
+            pre.ignore_merges() != ignore_merges,
+            first.iter().position(|name| *name == pre.name()).unwrap_or(first.len()),
+        )
     });
     let mut best: Option<(usize, PreTokenizer, String)> = None;
     for pre in candidates {
@@ -90,6 +96,26 @@ pub fn recognize(original: &Tokenizer, json: &Value, first: &[&'static str]) -> 
         samples.len()
     );
     Ok(Found { pre, note: Some(note) })
+}
+
+/// The name for vocab.json and merges.txt, which do not say how texts are cut: that of the class in tokenizer_config.json, else the
+/// first of the model's family, with a note where that is a guess.
+pub fn of_class(settings: &Value, first: &[&'static str], notes: &mut Vec<String>) -> &'static str {
+    let class = settings["tokenizer_class"].as_str().unwrap_or_default();
+    if class.starts_with("Qwen2") {
+        return "qwen2";
+    }
+    if ["GPT2", "CodeGen", "Roberta", "Bart"].iter().any(|known| class.starts_with(known)) {
+        return "gpt-2";
+    }
+    let name = first.first().copied().unwrap_or("gpt-2");
+    if name != "gpt-2" {
+        notes.push(format!(
+            "vocab.json and merges.txt do not say how texts are cut into words; {name} is written, as models of this kind have it. \
+             Add the model's tokenizer.json to be sure"
+        ));
+    }
+    name
 }
 
 /// Where the words of a splitter differ from others, which put together are the text: the words around the first difference.

@@ -9,7 +9,8 @@ use sterna_core::tokenizer::byte_char;
 use super::*;
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -54,6 +55,8 @@ fn published_pipelines_are_recognized() {
         ("qwen2", sequence(&[split(QWEN2), bytes(false)]), false),
         ("qwen35", sequence(&[split(QWEN35), bytes(false)]), false),
         ("gpt-4o", sequence(&[split(GPT4O), bytes(false)]), false),
+        // As gpt-oss has it.
+        ("gpt-4o", sequence(&[split(GPT4O), bytes(false)]), true),
         ("tekken", sequence(&[split(TEKKEN), bytes(false)]), true),
         (
             "deepseek-v3",
@@ -83,10 +86,21 @@ fn what_is_not_known_is_said_with_what_differs() {
     let note = found.note.unwrap();
     assert!(note.contains(found.pre.name()) && note.contains("where tokenizer.json has"), "{note}");
     // One expression away: words of letters and marks.
-    let found = recognized(&file(sequence(&[split(&LLAMA3.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+")), bytes(false)]), true), &[]);
+    let found =
+        recognized(&file(sequence(&[split(&LLAMA3.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+")), bytes(false)]), true), &[]);
     let note = found.note.unwrap();
     assert_eq!(found.pre.name(), "llama-bpe");
     assert!(note.contains("its words are"), "{note}");
+}
+
+#[test]
+fn a_class_tells_what_two_files_do_not() {
+    let mut notes = Vec::new();
+    let mut of = |class: Value| pre::of_class(&json!({ "tokenizer_class": class }), &["llama-bpe"], &mut notes);
+    assert_eq!([of("Qwen2Tokenizer".into()), of("GPT2TokenizerFast".into())], ["qwen2", "gpt-2"]);
+    assert_eq!(of(Value::Null), "llama-bpe");
+    assert!(only(&notes).contains("llama-bpe is written"), "{notes:?}");
+    assert_eq!((pre::of_class(&Value::Null, &["gpt-2"], &mut notes), notes.len()), ("gpt-2", 1));
 }
 
 /// The fixture of a checkpoint with another tokenizer.json, and files beside it, as metadata and notes.
@@ -162,7 +176,8 @@ fn what_goes_around_a_text_is_applied_or_noted() {
     };
     let text = json!({"Sequence": {"id": "A", "type_id": 0}});
     let around = |processor: Value| written("qwen2", |json| json["post_processor"] = processor, &[]);
-    let adds = |metadata: &Metadata| ["bos", "eos"].map(|name| metadata.bool(&format!("tokenizer.ggml.add_{name}_token")));
+    let adds =
+        |metadata: &Metadata| ["bos", "eos"].map(|name| metadata.bool(&format!("tokenizer.ggml.add_{name}_token")));
 
     // bos is <|im_start|> in config.json, eos <|im_end|> in tokenizer_config.json.
     let (metadata, notes) = around(template(json!([special("<|im_start|>"), text, special("<|im_end|>")])));
