@@ -9,7 +9,7 @@ use sterna_core::model::LoadOptions;
 use sterna_core::{Model, SessionOptions};
 
 use crate::Out;
-use crate::args::GenerateArgs;
+use crate::args::{self, GenerateArgs, PromptArgs};
 use crate::commands::run;
 use crate::engine;
 
@@ -24,13 +24,14 @@ const LENGTH: i64 = 1000;
 pub fn generate(args: &GenerateArgs, out: &mut Out) -> Result<()> {
     let mut args = args.clone();
     args.context_shift = true;
-    if args.predict < 0 {
-        args.predict = LENGTH;
+    if args.limits.predict < 0 {
+        args.limits.predict = LENGTH;
     }
     if args.prompt.prompt.is_none() && args.prompt.prompt_file.is_none() {
+        let piped = args::piped()?;
         // A blank line comes before each speech.
-        args.prompt.prompt = Some("\n".into());
-        args.no_display_prompt = true;
+        args.no_display_prompt |= piped.is_none();
+        args.prompt = PromptArgs { prompt: Some(piped.unwrap_or("\n".into())), no_escape: true, ..args.prompt };
     }
     engine::with_threads(args.engine.threads(), |exec| {
         let model = model(args.engine.kernel.clone(), &exec)?;

@@ -6,6 +6,9 @@
 //! tokens at a time instead, and of each only the tokens are scored that no earlier one held: every token once, except
 //! the first of the text where the model has no token to put before it.
 
+pub mod divergence;
+pub mod logits_file;
+
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 use sterna_core::Model;
@@ -13,8 +16,10 @@ use sterna_core::kernels::Executor;
 use sterna_core::model::Logits;
 use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
 
+use self::logits_file::Writer;
 use crate::loss::cross_entropy;
 use crate::ui::interrupt::Busy;
+use crate::ui::message;
 use crate::ui::perplexity::{Estimate, Length, Losses};
 
 /// Tokens per chunk if none are given.
@@ -48,6 +53,8 @@ pub struct Chunk {
     pub count: usize,
     /// Its tokens.
     pub tokens: usize,
+    /// The whole text's tokens, if there are fewer than a chunk was asked to have: it has as many, then.
+    pub shrunk_to: Option<usize>,
     /// What was found so far.
     pub so_far: Option<Estimate>,
 }
@@ -65,6 +72,17 @@ pub struct Found {
     pub context: usize,
 }
 
+impl Chunk {
+    /// Says on stderr that the text is shorter than a chunk of `asked` tokens; once.
+    pub fn say_shrunk(&self, asked: usize) {
+        if let Some(tokens) = self.shrunk_to.filter(|_| self.index == 0) {
+            message::note(&format!(
+                "the text has {tokens} tokens, fewer than a chunk of {asked}, so it is one chunk of {tokens}"
+            ));
+        }
+    }
+}
+
 /// Measures, and calls `done` after each chunk. Stops early if Ctrl-C was pressed.
 ///
 /// # Errors
@@ -77,10 +95,28 @@ pub fn measure(
     busy: &Busy,
     done: &mut dyn FnMut(Chunk) -> Result<()>,
 ) -> Result<Found> {
+    measure_and_save(model, exec, text, settings, None, busy, done)
+}
+
+/// As [`measure`]; what the model predicted for the scored tokens goes into `save`, as a base for
+/// [`divergence::measure`](divergence::measure).
+///
+/// # Errors
+/// As [`measure`]; a stride together with `save`; a file that cannot be written.
+pub fn measure_and_save(
+    model: &Model,
+    exec: &dyn Executor,
+    text: &str,
+    settings: &Settings,
+    mut save: Option<&mut Writer>,
+    busy: &Busy,
+    done: &mut dyn FnMut(Chunk) -> Result<()>,
+) -> Result<Found> {
     let tokenizer = model.tokenizer()?;
     let mut tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false })?;
     tokens.truncate(settings.tokens);
     let context = settings.context.min(model.transformer().config().n_ctx);
+    let shrunk_to = (settings.stride.is_none() && tokens.len() < context).then_some(tokens.len());
     let mut windows = match settings.stride {
         None => chunks(tokens.len(), context)?,
         Some(stride) => sliding(tokens.len(), context, stride)?,
@@ -89,10 +125,17 @@ pub fn measure(
     if windows.is_empty() {
         bail!("--chunks 0 leaves nothing to measure; -1 is all");
     }
+    if let Some(save) = &mut save {
+        if settings.stride.is_some() {
+            bail!("a file of logits holds chunks side by side; leave --stride or --kl-divergence-base out");
+        }
+        let context = windows[0].end;
+        save.begin(context, model.transformer().vocabulary(), &tokens[..windows.len() * context])?;
+    }
     let lengths = lengths(tokenizer, &tokens);
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let mut losses = Losses::default();
-    let mut found = Found { estimate: None, chunks: 0, count: windows.len(), context };
+    let mut found = Found { estimate: None, chunks: 0, count: windows.len(), context: shrunk_to.unwrap_or(context) };
     for (index, window) in windows.iter().enumerate() {
         if busy.requested() {
             break;
@@ -101,12 +144,17 @@ pub fn measure(
         if let Some(bos) = bos {
             chunk[0] = bos;
         }
-        let scored = score(model, exec, &chunk, window.first - window.start)?;
+        let scored = score(model, exec, &chunk, window.first - window.start, |rows| {
+            if let Some(save) = &mut save {
+                save.chunk(rows)?;
+            }
+            Ok(rows.par_iter().map(|(row, target)| cross_entropy(row, *target as usize)).collect::<Vec<_>>())
+        })?;
         for (loss, length) in scored.into_iter().zip(&lengths[window.first..]) {
             losses.push(loss, *length);
         }
         (found.estimate, found.chunks) = (losses.estimate(), index + 1);
-        done(Chunk { index, count: windows.len(), tokens: chunk.len(), so_far: found.estimate })?;
+        done(Chunk { index, count: windows.len(), tokens: chunk.len(), shrunk_to, so_far: found.estimate })?;
     }
     Ok(found)
 }
@@ -125,10 +173,14 @@ struct Window {
     end: usize,
 }
 
-/// Whole chunks side by side, of which the second half is scored.
+/// Whole chunks side by side, of which the second half is scored. A text that is shorter than a chunk is one chunk.
 fn chunks(tokens: usize, context: usize) -> Result<Vec<Window>> {
-    if tokens < context || context < 4 {
-        bail!("the text has {tokens} tokens, a chunk {context}; give a longer text or a smaller -c (at least 4)");
+    if context < 4 {
+        bail!("a chunk of {context} tokens has no second half to score; give a -c of at least 4");
+    }
+    let context = context.min(tokens);
+    if context < 4 {
+        bail!("the text has {tokens} tokens, and a chunk needs 4; give a longer text");
     }
     let window = |i: usize| {
         let start = i * context;
@@ -165,8 +217,15 @@ fn lengths(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<Length> {
     tokens.iter().map(length).collect()
 }
 
-/// Losses of the tokens of `chunk` from place `first` on, which is at least 1.
-fn score(model: &Model, exec: &dyn Executor, chunk: &[u32], first: usize) -> Result<Vec<f64>> {
+/// What `judge` makes of the tokens of `chunk` from place `first` on, which is at least 1: each with the logits that the model
+/// gave before it, `[vocabulary]`.
+fn score<T>(
+    model: &Model,
+    exec: &dyn Executor,
+    chunk: &[u32],
+    first: usize,
+    judge: impl FnOnce(&[(&[f32], u32)]) -> Result<T>,
+) -> Result<T> {
     let transformer = model.transformer();
     let mut state = transformer.state(Some(chunk.len()));
     // What comes before is context; the last token predicts nothing that is here.
@@ -176,7 +235,7 @@ fn score(model: &Model, exec: &dyn Executor, chunk: &[u32], first: usize) -> Res
     let logits = transformer.forward(&mut state, exec, &chunk[first - 1..chunk.len() - 1], Logits::All)?;
     let rows: Vec<(&[f32], u32)> =
         logits.chunks_exact(transformer.vocabulary()).zip(chunk[first..].iter().copied()).collect();
-    Ok(rows.into_par_iter().map(|(row, target)| cross_entropy(row, target as usize)).collect())
+    judge(&rows)
 }
 
 #[cfg(test)]
@@ -188,7 +247,8 @@ mod tests {
         let window = |start, first, end| Window { start, first, end };
         assert_eq!(chunks(21, 10).unwrap(), [window(0, 6, 10), window(10, 16, 20)]);
         assert_eq!(chunks(5, 5).unwrap(), [window(0, 3, 5)]);
-        assert!(chunks(9, 10).is_err() && chunks(9, 3).is_err());
+        assert_eq!(chunks(9, 10).unwrap(), [window(0, 5, 9)]);
+        assert!(chunks(3, 10).is_err() && chunks(9, 3).is_err());
     }
 
     #[test]

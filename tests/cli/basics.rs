@@ -32,7 +32,7 @@ fn wrong_usage_is_exit_code_2_and_failure_is_1() {
         .assert()
         .code(1)
         .stderr(predicate::str::contains("/nonexistent/x.gguf"));
-    sterna().args(["run", "/"]).assert().code(1).stderr(predicate::str::contains("not a plain file"));
+    sterna().args(["run", "/"]).assert().code(1).stderr(predicate::str::contains("/ is a folder without a GGUF"));
 }
 
 #[test]

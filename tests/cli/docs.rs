@@ -249,7 +249,7 @@ fn every_documented_command_works_as_it_is_typed() {
                 continue;
             }
             let line = words.join(" ");
-            if let Err(error) = Cli::try_from_words(words.iter().map(OsString::from)) {
+            if let Err(error) = Cli::read(words.iter().map(OsString::from)) {
                 failed.push(format!("{name}: {line}\n{error}"));
                 continue;
             }
@@ -290,7 +290,8 @@ fn every_flag_that_the_text_names_exists() {
         THEIR_FLAGS.map(String::from).into_iter().chain(["--help".into(), "--version".into()]).collect();
     flags(&Cli::command(), &mut known);
     let mut seen = 0;
-    for page in pages() {
+    // The page of llama.cpp's flags names those that are not here too; a test of its table keeps it true.
+    for page in pages().into_iter().filter(|page| !page.ends_with("llama-cpp-flags.md")) {
         let text = fs::read_to_string(&page).unwrap();
         let text = text.replace('\n', " ");
         // Code stands between backticks, also in blocks.

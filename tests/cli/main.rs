@@ -4,13 +4,16 @@ mod basics;
 mod bench;
 mod convert;
 mod data;
+mod divergence;
 mod docs;
+mod flags;
 mod images;
 mod inspect;
 #[cfg(unix)]
 mod interrupt;
 mod looks;
 mod models;
+mod names;
 mod pull;
 mod qat;
 mod support;

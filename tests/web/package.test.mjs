@@ -182,6 +182,19 @@ describe('in Node', () => {
     assert.equal(slid.stats.tokens, 400);
   });
 
+  test('biases forbid and force tokens, penalties change the text', async () => {
+    const first = async (options) => {
+      for await (const id of model.generate('ROMEO:', { temperature: 0, maxTokens: 1, ...options }).ids()) return id;
+    };
+    const likeliest = await first({});
+    const other = await first({ logitBias: { [likeliest]: -Infinity } });
+    assert.notEqual(other, likeliest);
+    assert.equal(await first({ logitBias: { [other]: 1000 } }), other);
+    const text = (options) => model.generate('the the the', { temperature: 0, maxTokens: 60, ...options }).text();
+    assert.notEqual(await text({ presencePenalty: 5 }), await text({}));
+    assert.notEqual(await text({ frequencyPenalty: 5 }), await text({}));
+  });
+
   test('leaving the loop stops the worker, and the model goes on', async () => {
     let pieces = 0;
     for await (const piece of model.generate('A', { seed: 1, slide: true })) {
@@ -314,6 +327,14 @@ describe('in Node', () => {
       { minP: -0.1 },
       { repeatPenalty: 0 },
       { repeatLastN: -1 },
+      { keep: -1 },
+      { frequencyPenalty: '1' },
+      { presencePenalty: Infinity },
+      { logitBias: 3 },
+      { logitBias: { x: 1 } },
+      { logitBias: { 1: Infinity } },
+      { logitBias: { 1: '2' } },
+      { logitBias: { 100000: 1 } },
       { seed: -1 },
       { seed: 0.5 },
       { seed: 2 ** 53 },

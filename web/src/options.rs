@@ -17,7 +17,10 @@ pub fn generation(json: &str) -> Result<(Sampling, GenerateOptions)> {
         top_p: fields.float("topP", 0.0, 1.0)?.unwrap_or(sampling.top_p),
         min_p: fields.float("minP", 0.0, 1.0)?.unwrap_or(sampling.min_p),
         repeat_penalty: fields.float("repeatPenalty", f32::MIN_POSITIVE, f32::MAX)?.unwrap_or(sampling.repeat_penalty),
+        frequency_penalty: fields.float("frequencyPenalty", f32::MIN, f32::MAX)?.unwrap_or(sampling.frequency_penalty),
+        presence_penalty: fields.float("presencePenalty", f32::MIN, f32::MAX)?.unwrap_or(sampling.presence_penalty),
         repeat_last_n: fields.whole("repeatLastN")?.map_or(sampling.repeat_last_n, saturated),
+        logit_bias: fields.biases("logitBias")?,
         seed: fields.whole("seed")?.unwrap_or(sampling.seed),
     };
     let limits = GenerateOptions {
@@ -25,6 +28,7 @@ pub fn generation(json: &str) -> Result<(Sampling, GenerateOptions)> {
         stop: fields.texts("stop")?,
         ignore_eos: fields.flag("ignoreEos")?.unwrap_or(limits.ignore_eos),
         slide: fields.flag("slide")?.unwrap_or(limits.slide),
+        keep: fields.whole("keep")?.map_or(limits.keep, saturated),
     };
     Ok((sampling, limits))
 }
@@ -50,6 +54,7 @@ impl Fields {
         let Some(value) = self.find(name) else { return Ok(None) };
         match value.as_f64().map(|value| value as f32) {
             Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            _ if min == f32::MIN => Err(Failure::argument(format!("{name} is {value}, it must be a number"))),
             _ if max < f32::MAX => Err(Failure::argument(format!("{name} is {value}, it must be from {min} to {max}"))),
             _ => Err(Failure::argument(format!("{name} is {value}, it must be a number of at least {min}"))),
         }
@@ -78,6 +83,19 @@ impl Fields {
             .as_bool()
             .map(Some)
             .ok_or_else(|| Failure::argument(format!("{name} is {value}, it must be true or false")))
+    }
+
+    /// Pairs of a token's id and what is added to its logit; null is minus infinity, which JSON cannot write.
+    fn biases(&self, name: &str) -> Result<Vec<(u32, f32)>> {
+        let Some(value) = self.find(name) else { return Ok(Vec::new()) };
+        let pair = |pair: &Value| {
+            let [id, bias] = pair.as_array()?.as_slice() else { return None };
+            let bias = if bias.is_null() { f32::NEG_INFINITY } else { bias.as_f64()? as f32 };
+            Some((u32::try_from(id.as_u64()?).ok()?, bias)).filter(|_| bias < f32::INFINITY)
+        };
+        let pairs = value.as_array().and_then(|pairs| pairs.iter().map(pair).collect());
+        pairs
+            .ok_or_else(|| Failure::argument(format!("{name} is {value}, it must be pairs of a token id and a number")))
     }
 
     /// A text or a list of texts.

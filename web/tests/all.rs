@@ -245,8 +245,18 @@ fn failures_have_the_code_of_their_cause() {
     text.prompt_tokens(vec![1, 2]).unwrap();
     text.start("{}").unwrap();
     assert_eq!(kind(text.next_token()), Some(ErrorKind::InvalidArgument), "the prompt is not read");
-    for options in [r#"{"temperature": "hot"}"#, r#"{"topP": 2}"#, r#"{"maxTokens": -1}"#, r#"{"stop": 3}"#, "[]", "{"]
-    {
+    for options in [
+        r#"{"temperature": "hot"}"#,
+        r#"{"topP": 2}"#,
+        r#"{"maxTokens": -1}"#,
+        r#"{"stop": 3}"#,
+        r#"{"presencePenalty": "1"}"#,
+        r#"{"logitBias": [[1]]}"#,
+        r#"{"logitBias": [[-1, 2]]}"#,
+        r#"{"logitBias": {"1": 2}}"#,
+        "[]",
+        "{",
+    ] {
         assert_eq!(kind(text.start(options)), Some(ErrorKind::InvalidArgument), "{options}");
     }
 

@@ -17,14 +17,22 @@ export interface GenerateOptions {
   minP?: number;
   /** Divides the score of recent tokens; 1, which is off, if not given. */
   repeatPenalty?: number;
-  /** How many tokens are recent; 64 if not given. */
+  /** Is subtracted from the score of a recent token, once for each time it occurs; 0, which is off, if not given. */
+  frequencyPenalty?: number;
+  /** Is subtracted once from the score of each recent token; 0, which is off, if not given. */
+  presencePenalty?: number;
+  /** How many tokens are recent, for these three; 0 turns them off; 64 if not given. */
   repeatLastN?: number;
+  /** What is added to the scores of single tokens, by token id; -Infinity forbids a token. */
+  logitBias?: Readonly<Record<number, number>>;
   /** A whole number from 0 to 2^53 - 1: the same seed gives the same text, everywhere. Drawn if not given. */
   seed?: number;
   /** Texts at which to stop; they are not given out. */
   stop?: string | readonly string[];
   /** When the context is full, forgets its older half and goes on. */
   slide?: boolean;
+  /** So many tokens at the beginning of the text are never forgotten so; 0 if not given. */
+  keep?: number;
   /** Goes on when the model ends the text. */
   ignoreEos?: boolean;
   /** Stops the worker when it fires; reading then throws `aborted`. */
@@ -139,7 +147,8 @@ export class Generation implements AsyncIterable<string> {
 /** Checks options and completes them. @internal */
 export function startOptions(options: GenerateOptions): StartOptions {
   const { stop, seed = drawn() } = options;
-  const whole = { maxTokens: options.maxTokens, topK: options.topK, repeatLastN: options.repeatLastN };
+  const { maxTokens, topK, repeatLastN, keep } = options;
+  const whole = { maxTokens, topK, repeatLastN, keep };
   for (const [name, value] of Object.entries(whole)) {
     const fine = value === undefined || (Number.isInteger(value) && value >= 0 && value < 2 ** 32);
     if (!fine) invalid(`${name} must be a whole number, at least 0`);
@@ -155,6 +164,11 @@ export function startOptions(options: GenerateOptions): StartOptions {
   if (repeatPenalty !== undefined && !(repeatPenalty > 0 && Number.isFinite(repeatPenalty))) {
     invalid("repeatPenalty must be a number above 0");
   }
+  const penalties = { frequencyPenalty: options.frequencyPenalty, presencePenalty: options.presencePenalty };
+  for (const [name, value] of Object.entries(penalties)) {
+    if (value !== undefined && !Number.isFinite(value)) invalid(`${name} must be a number`);
+  }
+  const logitBias = options.logitBias === undefined ? undefined : biases(options.logitBias);
   if (!Number.isSafeInteger(seed) || seed < 0) invalid("seed must be a whole number from 0 to 2^53 - 1");
   const stops = stop === undefined ? undefined : typeof stop === "string" ? [stop] : [...(list(stop) ?? [])];
   if (stops?.some((text) => typeof text !== "string" || text === "")) invalid("stop must be texts that are not empty");
@@ -162,9 +176,19 @@ export function startOptions(options: GenerateOptions): StartOptions {
   for (const [name, value] of Object.entries(flags)) {
     if (value !== undefined && typeof value !== "boolean") invalid(`${name} must be true or false`);
   }
-  const all = { ...whole, ...shares, ...flags, temperature, repeatPenalty, stop: stops };
+  const all = { ...whole, ...shares, ...penalties, ...flags, temperature, repeatPenalty, logitBias, stop: stops };
   const given = Object.entries(all).filter(([, value]) => value !== undefined);
   return { ...(Object.fromEntries(given) as Partial<StartOptions>), seed };
+}
+
+function biases(given: unknown): [number, number | null][] {
+  if (typeof given !== "object" || given === null) invalid("logitBias must be an object: numbers by token id");
+  return Object.entries(given as Record<string, unknown>).map(([id, bias]) => {
+    const token = Number(id);
+    if (!/^\d+$/.test(id) || token >= 2 ** 32) invalid(`logitBias: ${id} is not a token id`);
+    if (typeof bias !== "number" || !(bias < Infinity)) invalid(`logitBias of token ${id} must be a number or -Infinity`);
+    return [token, bias === -Infinity ? null : bias];
+  });
 }
 
 function list(stop: unknown): readonly string[] {

@@ -27,10 +27,15 @@ export interface StartOptions {
   topP?: number;
   minP?: number;
   repeatPenalty?: number;
+  frequencyPenalty?: number;
+  presencePenalty?: number;
   repeatLastN?: number;
+  /** Token ids and what is added to their logits; null is minus infinity, which JSON cannot write. */
+  logitBias?: [number, number | null][];
   seed: number;
   stop?: string[];
   slide?: boolean;
+  keep?: number;
   ignoreEos?: boolean;
 }
 

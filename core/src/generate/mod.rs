@@ -34,6 +34,14 @@ pub enum GenerateError {
         /// The first such token.
         id: u32,
     },
+    /// A bias is for a token that the model does not have.
+    #[error("there is no token {id} to bias: the model has {vocabulary}, from 0 on")]
+    BiasOutside {
+        /// The token.
+        id: u32,
+        /// How many there are.
+        vocabulary: usize,
+    },
     /// No token can be chosen.
     #[error("the model gives no token any probability; download or convert the file again")]
     NoTokens,

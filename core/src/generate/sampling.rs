@@ -1,7 +1,7 @@
 //! From logits to a token: penalties, cuts, temperature, a seeded draw.
 //!
-//! Steps run in the order of llama.cpp's default chain: repeat penalty, top-k, top-p, min-p, temperature. All arithmetic is in
-//! a fixed order with the crate's own exponential, so a seed draws the same tokens on every machine.
+//! Steps run in the order of llama.cpp's default chain: logit bias, penalties, top-k, top-p, min-p, temperature. All arithmetic
+//! is in a fixed order with the crate's own exponential, so a seed draws the same tokens on every machine.
 
 use super::GenerateError;
 use crate::kernels::exp;
@@ -19,15 +19,33 @@ pub struct Sampling {
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of tokens among the last `repeat_last_n`; 1 changes nothing.
     pub repeat_penalty: f32,
-    /// Tokens that the penalty looks back on.
+    /// Is subtracted from the logit of each token among the last `repeat_last_n`, once for each time it occurs; 0 changes
+    /// nothing.
+    pub frequency_penalty: f32,
+    /// Is subtracted once from the logit of each token among the last `repeat_last_n`; 0 changes nothing.
+    pub presence_penalty: f32,
+    /// How many of the last tokens these three penalties look at; 0 turns them off.
     pub repeat_last_n: usize,
+    /// Is added to the logits of single tokens before all else: id and bias. Minus infinity forbids a token.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Where the random numbers begin.
     pub seed: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last_n: 64, seed: 0 }
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repeat_last_n: 64,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -35,6 +53,29 @@ impl Sampling {
     /// Always the most likely token.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Adds the biases, and applies the penalties for what is in `past`. `candidates[id]` is the logit of token `id`.
+    fn adjust(&self, candidates: &mut [(f32, u32)], past: &[u32]) -> Result<(), GenerateError> {
+        let vocabulary = candidates.len();
+        for &(id, bias) in &self.logit_bias {
+            let Some((logit, _)) = candidates.get_mut(id as usize) else {
+                return Err(GenerateError::BiasOutside { id, vocabulary });
+            };
+            // An infinite logit less an infinite bias would be NaN.
+            *logit = if bias == f32::NEG_INFINITY { bias } else { *logit + bias };
+        }
+        if self.repeat_penalty == 1.0 && self.frequency_penalty == 0.0 && self.presence_penalty == 0.0 {
+            return Ok(());
+        }
+        let mut recent = past[past.len().saturating_sub(self.repeat_last_n)..].to_vec();
+        recent.sort_unstable();
+        for same in recent.chunk_by(|a, b| a == b) {
+            let Some((logit, _)) = candidates.get_mut(same[0] as usize) else { continue };
+            *logit = if *logit > 0.0 { *logit / self.repeat_penalty } else { *logit * self.repeat_penalty };
+            *logit -= same.len() as f32 * self.frequency_penalty + self.presence_penalty;
+        }
+        Ok(())
     }
 }
 
@@ -55,7 +96,8 @@ impl Sampler {
     /// Chooses from `logits`, `[vocabulary]`; `past` are the tokens so far.
     ///
     /// # Errors
-    /// If a logit is NaN or all are minus infinity: the model's weights or its file are broken.
+    /// If a logit is NaN or all are minus infinity: the model's weights or its file are broken. If a bias is for a token that
+    /// the model does not have.
     pub fn sample(&mut self, logits: &[f32], past: &[u32]) -> Result<u32, GenerateError> {
         if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
             return Err(GenerateError::NotANumber { id: id as u32 });
@@ -64,16 +106,7 @@ impl Sampler {
         let candidates = &mut self.candidates;
         candidates.clear();
         candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| (logit, id)));
-        if s.repeat_penalty != 1.0 {
-            let mut recent = past[past.len().saturating_sub(s.repeat_last_n)..].to_vec();
-            recent.sort_unstable();
-            recent.dedup();
-            for id in recent {
-                if let Some((logit, _)) = candidates.get_mut(id as usize) {
-                    *logit = if *logit > 0.0 { *logit / s.repeat_penalty } else { *logit * s.repeat_penalty };
-                }
-            }
-        }
+        s.adjust(candidates, past)?;
         // Most likely first; equals by id, so that the order is one.
         let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let Some(&best) = candidates.iter().min_by(|a, b| order(a, b)) else {
@@ -130,7 +163,7 @@ mod tests {
     use super::*;
 
     fn neutral() -> Sampling {
-        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, repeat_last_n: 64, seed: 7 }
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7, ..Sampling::default() }
     }
 
     fn shares(sampling: Sampling, logits: &[f32], past: &[u32]) -> Vec<f64> {
@@ -178,6 +211,38 @@ mod tests {
         let mut sampler = Sampler::new(Sampling { repeat_penalty: 2.0, ..Sampling::greedy() });
         assert_eq!(sampler.sample(&[3.0, 5.0, 2.4], &[1, 1, 1]).unwrap(), 0);
         assert_eq!(sampler.sample(&[-3.0, -5.0, -2.0], &[2]).unwrap(), 0);
+    }
+
+    #[test]
+    fn biases_and_penalties_are_those_of_llama_cpp() {
+        // tests/fixtures/llama_cpp_sampling.cpp printed these: llama.cpp's own samplers on the same logits.
+        let logits = [2.5, -1.25, 0.75, 0.0, 3.0, -0.5];
+        let past = [5, 0, 1, 1, 4, 1, 0];
+        let adjusted = |sampling: Sampling| {
+            let mut candidates: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
+            sampling.adjust(&mut candidates, &past).unwrap();
+            candidates.into_iter().map(|(logit, _)| logit).collect::<Vec<_>>()
+        };
+        let penalties = |repeat_last_n, repeat_penalty, frequency_penalty, presence_penalty| {
+            adjusted(Sampling { repeat_last_n, repeat_penalty, frequency_penalty, presence_penalty, ..neutral() })
+        };
+        assert_eq!(penalties(64, 1.0, 0.3, 0.0), [1.9, -2.15, 0.75, 0.0, 2.7, -0.8]);
+        assert_eq!(penalties(64, 1.0, 0.0, 0.7), [1.8, -1.95, 0.75, 0.0, 2.3, -1.2]);
+        assert_eq!(penalties(4, 1.3, -0.2, 0.4), [1.723_076_9, -1.625, 0.75, 0.0, 2.107_692_2, -0.5]);
+        assert_eq!(penalties(0, 1.3, 0.3, 0.4), logits);
+        let biased = adjusted(Sampling { logit_bias: vec![(1, 2.5), (4, -0.75), (1, 0.3)], ..neutral() });
+        assert_eq!(biased, [2.5, 1.55, 0.75, 0.0, 2.25, -0.5]);
+    }
+
+    #[test]
+    fn a_bias_forbids_forces_and_names_tokens_that_are_not_there() {
+        let bias = |logit_bias: &[(u32, f32)]| Sampling { logit_bias: logit_bias.to_vec(), ..Sampling::greedy() };
+        let best = |sampling| Sampler::new(sampling).sample(&[1.0, f32::INFINITY, 2.0], &[]);
+        assert_eq!(best(bias(&[(1, f32::NEG_INFINITY)])).unwrap(), 2);
+        assert_eq!(best(bias(&[(1, f32::NEG_INFINITY), (0, 1.5)])).unwrap(), 0);
+        let error = best(bias(&[(3, 1.0)])).unwrap_err();
+        assert_eq!(error, GenerateError::BiasOutside { id: 3, vocabulary: 3 });
+        assert!(best(bias(&[0, 1, 2].map(|id| (id, f32::NEG_INFINITY)))).is_err());
     }
 
     #[test]

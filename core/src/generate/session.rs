@@ -32,6 +32,8 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// When the context is full, forgets its older half and goes on, rather than ending.
     pub slide: bool,
+    /// So many tokens at the beginning of the text are never forgotten so.
+    pub keep: usize,
 }
 
 /// Why generation came to its end.
@@ -153,11 +155,16 @@ impl Session {
         kept
     }
 
-    /// Forgets the older half of a full context. What is left is computed again, as a text that begins there.
-    fn slide(&mut self) {
-        let kept = self.context().div_ceil(2).min(self.tokens.len());
-        self.tokens.drain(..self.tokens.len() - kept);
-        self.state.truncate(0);
+    /// Forgets the older half of what follows the first `keep` tokens of a full context, as llama.cpp does. What comes after
+    /// the gap is computed again, at the places it has now. False if there is nothing to forget.
+    fn slide(&mut self, keep: usize) -> bool {
+        let forgotten = self.tokens.len().saturating_sub(keep) / 2;
+        if forgotten == 0 {
+            return false;
+        }
+        self.tokens.drain(keep..keep + forgotten);
+        self.state.truncate(keep);
+        true
     }
 
     /// Draws the next token and appends it.
@@ -195,6 +202,7 @@ pub struct Draws {
     left: usize,
     ignore_eos: bool,
     slide: bool,
+    keep: usize,
     finish: Option<Finish>,
 }
 
@@ -206,6 +214,7 @@ impl Draws {
             left: options.max_tokens.unwrap_or(usize::MAX),
             ignore_eos: options.ignore_eos,
             slide: options.slide,
+            keep: options.keep,
             finish: None,
         }
     }
@@ -227,12 +236,10 @@ impl Draws {
             self.end(Finish::Length);
             return None;
         }
-        if session.tokens.len() >= session.context() {
-            if !self.slide || session.context() < 2 {
-                self.end(Finish::Context);
-                return None;
-            }
-            session.slide();
+        let full = session.tokens.len() >= session.context();
+        if full && !(self.slide && session.slide(self.keep)) {
+            self.end(Finish::Context);
+            return None;
         }
         self.left -= 1;
         match session.draw(&mut self.sampler) {

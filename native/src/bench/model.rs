@@ -207,12 +207,16 @@ pub fn measure(settings: &Settings, path: &Path, text: Option<&str>, busy: &Busy
         }
         let mut ppl = None;
         if let Some(text) = text {
-            let found = perplexity::measure(&model, &*exec, text, &settings.perplexity, busy, &mut |_| Ok(()));
+            let found = perplexity::measure(&model, &*exec, text, &settings.perplexity, busy, &mut |chunk| {
+                chunk.say_shrunk(settings.perplexity.context);
+                Ok(())
+            });
             ppl = found.with_context(of_file)?.estimate.map(|estimate| estimate.perplexity);
         }
         let mut tok_s = None;
         if let Some(tokens) = settings.max_new_tokens.filter(|_| !busy.requested()) {
-            let samples = speed::samples(&model, (0, tokens), RUNS, &exec, busy, &mut |_| {}).with_context(of_file)?;
+            let run = speed::Run { depth: 0, prompt: 0, generated: tokens };
+            let samples = speed::samples(&model, run, RUNS, &exec, busy, &mut |_| {}).with_context(of_file)?;
             let rates: Option<Vec<f64>> =
                 samples.map(|samples| samples.iter().map(|&ns| tokens as f64 * 1e9 / ns.max(1) as f64).collect());
             tok_s = rates.and_then(|rates| Spread::of(&rates)).map(|spread| spread.median);

@@ -58,30 +58,52 @@ impl<'a> Feeder<'a> {
     }
 }
 
-/// Nanoseconds of each of `runs` runs of a prompt and the generation after it, timed together, each in an empty context; `warmups`
-/// more come before and are not timed. `done` hears the number of each run that ended, from 1 on. `None` if Ctrl-C was pressed.
+/// What one run does: reads `depth` tokens, which are not timed, then a prompt, then generates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Tokens that are in the context before.
+    pub depth: usize,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens that are generated.
+    pub generated: usize,
+}
+
+impl Run {
+    /// All its tokens.
+    pub fn tokens(&self) -> usize {
+        self.depth.saturating_add(self.prompt).saturating_add(self.generated)
+    }
+}
+
+/// Nanoseconds of each of `runs` runs of a prompt and the generation after it, timed together, each in a context of its own;
+/// `warmups` more come before and are not timed. `done` hears the number of each run that ended, from 1 on. `None` if Ctrl-C was
+/// pressed.
 ///
 /// # Errors
 /// If they do not fit the context.
 pub fn samples(
     model: &Model,
-    (prompt, generated): (usize, usize),
+    run: Run,
     (runs, warmups): (u32, u32),
     exec: &Arc<dyn Executor>,
     busy: &Busy,
     done: &mut dyn FnMut(u64),
 ) -> Result<Option<Vec<u64>>> {
     let mut samples = Vec::new();
-    for run in 0..runs.saturating_add(warmups) {
+    for nth in 0..runs.saturating_add(warmups) {
         let mut feeder = Feeder::new(model, exec.clone(), busy);
-        let clock = Instant::now();
-        if !(feeder.prompt(prompt)? && feeder.generate(generated)?) {
+        if !feeder.prompt(run.depth)? {
             return Ok(None);
         }
-        if run >= warmups {
+        let clock = Instant::now();
+        if !(feeder.prompt(run.prompt)? && feeder.generate(run.generated)?) {
+            return Ok(None);
+        }
+        if nth >= warmups {
             samples.push(u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
-        done(u64::from(run) + 1);
+        done(u64::from(nth) + 1);
     }
     Ok(Some(samples))
 }

@@ -10,9 +10,8 @@ use sterna_core::generate::chat::{ChatTemplate, Extras, Message, TemplateError};
 use sterna_core::tokenizer::EncodeOptions;
 use sterna_core::{Error, Model, Sampling, Session, SessionOptions};
 
-use super::run::sampling;
 use crate::Out;
-use crate::args::{EngineArgs, ModelArgs, SamplingArgs, read_text};
+use crate::args::{EngineArgs, LimitArgs, ModelArgs, PerfArgs, PromptArgs, SamplingArgs, read_text};
 use crate::engine;
 use crate::ui::stream::Printer;
 use crate::ui::{interrupt, text};
@@ -29,21 +28,30 @@ pub struct ChatArgs {
     /// Read that from a file; also -sysf.
     #[arg(long, value_name = "FILE", conflicts_with = "system_prompt")]
     pub system_prompt_file: Option<PathBuf>,
-    /// Say this first.
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub prompt: Option<String>,
-    /// Tokens per reply; -1 is until the model ends it.
-    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
-    pub predict: i64,
+    /// What is said first.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    /// Where a reply ends.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// End after the first reply; also -st.
+    #[arg(long)]
+    pub single_turn: bool,
+    /// A line that ends with \ ends the message, rather than going on with the next line; also -mli.
+    #[arg(long)]
+    pub multiline_input: bool,
     /// A built-in template by name instead of the file's own.
     #[arg(long, value_name = "NAME")]
     pub chat_template: Option<String>,
     /// A Jinja template from a file instead of the model's own.
     #[arg(long, value_name = "FILE", conflicts_with = "chat_template")]
     pub chat_template_file: Option<PathBuf>,
-    /// Do not print speeds (they go to stderr).
-    #[arg(long)]
-    pub no_perf: bool,
+    /// What the template looks at beside the messages, as a JSON object, such as '{"enable_thinking": false}'.
+    #[arg(long, value_name = "JSON", value_parser = extras)]
+    pub chat_template_kwargs: Option<Extras>,
+    /// Whether speeds are printed.
+    #[command(flatten)]
+    pub perf: PerfArgs,
     /// How the engine runs.
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -66,12 +74,18 @@ pub fn run(args: &ChatArgs, out: &mut Out) -> Result<()> {
             session: model.session(SessionOptions { context: args.engine.context(), exec }),
             system: system.map(|text| Message::new("system", text)),
             messages: Vec::new(),
-            sampling: sampling(&args.sampling),
-            limits: GenerateOptions { max_tokens: usize::try_from(args.predict).ok(), ..GenerateOptions::default() },
-            perf: !args.no_perf,
+            extras: args.chat_template_kwargs.clone().unwrap_or_default(),
+            sampling: args.sampling.sampling(),
+            limits: args.limits.options(&args.prompt)?,
+            perf: !args.perf.no_perf,
+            single_turn: args.single_turn,
+            multiline: args.multiline_input,
         };
-        if let Some(first) = &args.prompt {
-            chat.turn(first, out)?;
+        if let Some(first) = args.prompt.given()? {
+            chat.turn(&first, out)?;
+            if args.single_turn {
+                return Ok(());
+            }
         }
         chat.talk(out)
     })?
@@ -83,18 +97,21 @@ struct Chat {
     session: Session,
     system: Option<Message>,
     messages: Vec<Message>,
+    extras: Extras,
     sampling: Sampling,
     limits: GenerateOptions,
     perf: bool,
+    single_turn: bool,
+    /// A backslash ends a message, rather than taking the next line into it.
+    multiline: bool,
 }
 
 impl Chat {
     fn talk(&mut self, out: &mut Out) -> Result<()> {
         let terminal = io::stdin().is_terminal();
         if terminal {
-            eprintln!(
-                "/clear begins anew, /exit or Ctrl-D ends; Ctrl-C stops a reply; \\ at a line's end goes on with the next"
-            );
+            let backslash = if self.multiline { "sends the message" } else { "goes on with the next" };
+            eprintln!("/clear begins anew, /exit or Ctrl-D ends; Ctrl-C stops a reply; \\ at a line's end {backslash}");
         }
         let mut said = String::new();
         loop {
@@ -103,21 +120,32 @@ impl Chat {
                 io::stderr().flush()?;
             }
             let mut line = String::new();
-            if io::stdin().lock().read_line(&mut line).context("cannot read stdin")? == 0 {
-                return Ok(());
-            }
+            let ended = io::stdin().lock().read_line(&mut line).context("cannot read stdin")? == 0;
             let line = line.trim_end_matches(['\n', '\r']);
-            if let Some(begun) = line.strip_suffix('\\') {
-                said.push_str(begun);
+            let marked = line.strip_suffix('\\');
+            said.push_str(marked.unwrap_or(line));
+            let goes_on = match self.multiline {
+                true => marked.is_none() && !["/exit", "/clear"].contains(&said.trim()),
+                false => marked.is_some(),
+            };
+            // What was begun when the input ends is said all the same.
+            if goes_on && !ended {
                 said.push('\n');
                 continue;
             }
-            said.push_str(line);
             match std::mem::take(&mut said).trim() {
                 "" => {}
                 "/exit" => return Ok(()),
                 "/clear" => self.messages.clear(),
-                message => self.turn(message, out)?,
+                message => {
+                    self.turn(message, out)?;
+                    if self.single_turn {
+                        return Ok(());
+                    }
+                }
+            }
+            if ended {
+                return Ok(());
             }
         }
     }
@@ -167,10 +195,16 @@ impl Chat {
     fn prompt(&self) -> Result<Vec<u32>> {
         let messages: Vec<Message> = self.system.iter().chain(&self.messages).cloned().collect();
         let now = i64::try_from(text::now()).ok();
-        let rendered = self.template.render(&messages, true, &Extras::new(), now)?;
+        let rendered = self.template.render(&messages, true, &self.extras, now)?;
         let tokenizer = self.session.model().tokenizer()?;
         Ok(tokenizer.encode(&rendered, EncodeOptions { add_special: false, parse_special: true })?)
     }
+}
+
+/// What a template looks at beside the messages, as it is typed.
+fn extras(json: &str) -> Result<Extras, String> {
+    serde_json::from_str(json)
+        .map_err(|error| format!("give a JSON object such as {{\"enable_thinking\": false}} ({error})"))
 }
 
 /// The template that was asked for, or the model's.

@@ -1,15 +1,17 @@
 //! `sterna perplexity`: how well a model predicts a text.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs, read_text};
-use crate::perplexity::{self, CONTEXT, Found, Settings};
+use crate::perplexity::logits_file::{Reader, Writer};
+use crate::perplexity::{self, CONTEXT, Found, Settings, divergence};
+use crate::ui::divergence::Divergence;
 use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::perplexity::Estimate;
 use crate::ui::progress::Progress;
@@ -23,9 +25,16 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The text: a file, - for stdin, or the name of a text of `sterna data`, such as tinyshakespeare.
-    #[arg(id = "text_file", short = 'f', long = "file", value_name = "FILE")]
-    pub file: PathBuf,
-    /// How the engine runs; a context of 0 is 512 tokens here.
+    #[arg(
+        id = "text_file",
+        short = 'f',
+        long = "file",
+        alias = "binary-file",
+        value_name = "FILE",
+        required_unless_present = "kl_divergence"
+    )]
+    pub file: Option<PathBuf>,
+    /// How the engine runs; a context of 0 is 512 tokens here. A text that is shorter than a chunk is one chunk.
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Score every token of the text once: windows of the context advance by N tokens, and in each the last N are
@@ -38,6 +47,13 @@ pub struct PerplexityArgs {
     /// Evaluate only what follows this fraction of the text's characters: 0.9 is its last tenth.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = fraction)]
     pub split: f64,
+    /// Write what the model predicts into a file, for --kl-divergence with another model; with --kl-divergence, the file to compare
+    /// with. It is the file that llama-perplexity writes and reads. Also --save-all-logits.
+    #[arg(long, alias = "save-all-logits", value_name = "FILE")]
+    pub kl_divergence_base: Option<PathBuf>,
+    /// Compare what the model predicts with what another one did, on the text that is in --kl-divergence-base.
+    #[arg(long, requires = "kl_divergence_base", conflicts_with_all = ["stride", "split"])]
+    pub kl_divergence: bool,
     /// Print one JSON object at the end instead of the running line.
     #[arg(long)]
     pub json: bool,
@@ -64,7 +80,11 @@ struct Report {
 /// A model or a text that cannot be used; Ctrl-C, after what was measured until then.
 pub fn run(args: &PerplexityArgs, out: &mut Out) -> Result<()> {
     let path = args.model.resolve()?;
-    let whole = read_text(&data::text_file(&args.file, None)?)?;
+    if let (true, Some(base)) = (args.kl_divergence, &args.kl_divergence_base) {
+        return compare(&path, base, args, out);
+    }
+    let Some(file) = &args.file else { bail!("no text given; name a file with -f, or stdin with -f -") };
+    let whole = read_text(&data::text_file(file, None)?)?;
     let measured = perplexity::after(&whole, args.split);
     let settings = Settings {
         context: args.engine.context().unwrap_or(CONTEXT),
@@ -83,24 +103,72 @@ pub fn run(args: &PerplexityArgs, out: &mut Out) -> Result<()> {
         // The running line tells how far it is, unless it goes elsewhere.
         let told = !args.json && (io::stdout().is_terminal() || stream::together());
         let mut progress: Option<Progress> = None;
-        let found = perplexity::measure(&model, &*exec, measured, &settings, &busy, &mut |chunk| {
-            if chunk.index == 0 {
-                let all = text::duration(started.elapsed() * u32::try_from(chunk.count).unwrap_or(u32::MAX));
-                let kernel = model.transformer().kernel().name();
-                let count = text::thousands(chunk.count as u64);
-                message::line(&format!("{count} chunks of {} tokens, about {all} ({kernel})", chunk.tokens));
-                progress = (!told).then(|| Progress::steps("measuring", chunk.count as u64));
-            }
-            if let Some(progress) = &mut progress {
-                progress.set(chunk.index as u64 + 1);
-            }
-            match chunk.so_far {
-                Some(estimate) if !args.json => Ok(estimate.write_running(out, chunk.index + 1)?),
-                _ => Ok(()),
-            }
-        })?;
+        let mut save = args.kl_divergence_base.as_deref().map(Writer::create).transpose()?;
+        let found =
+            perplexity::measure_and_save(&model, &*exec, measured, &settings, save.as_mut(), &busy, &mut |chunk| {
+                chunk.say_shrunk(settings.context);
+                if chunk.index == 0 {
+                    let all = text::duration(started.elapsed() * u32::try_from(chunk.count).unwrap_or(u32::MAX));
+                    let kernel = model.transformer().kernel().name();
+                    let count = text::thousands(chunk.count as u64);
+                    message::line(&format!("{count} chunks of {} tokens, about {all} ({kernel})", chunk.tokens));
+                    progress = (!told).then(|| Progress::steps("measuring", chunk.count as u64));
+                }
+                if let Some(progress) = &mut progress {
+                    progress.set(chunk.index as u64 + 1);
+                }
+                match chunk.so_far {
+                    Some(estimate) if !args.json => Ok(estimate.write_running(out, chunk.index + 1)?),
+                    _ => Ok(()),
+                }
+            });
         drop(progress);
-        finish(&found, args.json, out)
+        match save {
+            Some(save) if found.as_ref().is_ok_and(|found| found.chunks == found.count) => save.finish()?,
+            Some(save) => save.discard()?,
+            None => {}
+        }
+        finish(&found?, args.json, out)
+    })?
+}
+
+/// Prints how far the model is from the one whose predictions are in `base`.
+fn compare(path: &Path, base: &Path, args: &PerplexityArgs, out: &mut Out) -> Result<()> {
+    let mut base = Reader::open(base)?;
+    let context = base.context;
+    if args.file.is_some() {
+        message::note("-f has no effect: the text that is compared on is the one in the file of logits");
+    }
+    if args.engine.context().is_some_and(|given| given != context) {
+        message::note(&format!("-c has no effect: chunks have {context} tokens, as in the file of logits"));
+    }
+    let chunks = usize::try_from(args.chunks).unwrap_or(usize::MAX);
+    let all = chunks.min(base.tokens.len() / context);
+    if all == 0 {
+        bail!("--chunks 0 leaves nothing to measure; -1 is all");
+    }
+    engine::with_threads(args.engine.threads(), |exec| {
+        let model = engine::load(path, args.engine.kernel.as_deref(), &*exec)?;
+        let busy = interrupt::busy();
+        if !args.json {
+            Divergence::write_titles(out)?;
+        }
+        let mut done = 0;
+        let found = divergence::measure(&model, &*exec, &mut base, chunks, &busy, &mut |chunk, so_far| {
+            done = chunk;
+            if !args.json {
+                so_far.write_running(out, chunk)?;
+            }
+            Ok(())
+        })?;
+        if done < all {
+            return Err(Interrupted::partial(done, all, "chunks").into());
+        }
+        match args.json {
+            true => writeln!(out, "{}", found.json())?,
+            false => found.write_final(out)?,
+        }
+        Ok(())
     })?
 }
 

@@ -4,16 +4,16 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::Out;
-use crate::hub::{Cache, ModelName};
+use crate::hub::{Cache, Wanted};
 use crate::ui::progress::HubProgress;
 use crate::ui::text;
 
 /// What `sterna remove` takes.
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
-    /// What to delete: one quant with USER/REPO:QUANT, all of a repository with USER/REPO.
+    /// What to delete: one quant with USER/REPO:QUANT, all of a repository with USER/REPO, or what came from an address.
     #[arg(value_name = "USER/REPO[:QUANT]", required = true)]
-    pub names: Vec<ModelName>,
+    pub names: Vec<Wanted>,
 }
 
 /// Prints what is gone.

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
-use sterna_core::generate::{Finish, GenerateOptions};
-use sterna_core::{Model, Sampling, SessionOptions};
+use sterna_core::generate::Finish;
+use sterna_core::{Model, SessionOptions};
 
 use crate::Out;
-use crate::args::{GenerateArgs, ModelArgs, SamplingArgs};
+use crate::args::{GenerateArgs, ModelArgs};
 use crate::engine;
 use crate::ui::stream::Printer;
 use crate::ui::{interrupt, message};
@@ -43,7 +43,7 @@ fn from_file(path: &Path, args: &GenerateArgs, out: &mut Out) -> Result<()> {
 /// Arguments that the model cannot follow; Ctrl-C, after what was generated until then.
 pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out: &mut Out) -> Result<()> {
     let text = args.prompt.text()?;
-    let sampling = sampling(&args.sampling);
+    let sampling = args.sampling.sampling();
     let threads = options.exec.threads();
     let busy = interrupt::busy();
     let mut session = model.session(options);
@@ -54,12 +54,7 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
     }
     engine::feed(&mut session, &prompt, &busy)?;
     printer.prompt_done(session.tokens().len());
-    let limits = GenerateOptions {
-        max_tokens: usize::try_from(args.predict).ok(),
-        ignore_eos: args.ignore_eos,
-        slide: args.context_shift,
-        ..GenerateOptions::default()
-    };
+    let limits = args.options(prompt.len())?;
     let mut reply = session.reply(&sampling, &limits)?;
     while !busy.requested()
         && let Some(piece) = reply.next()
@@ -68,7 +63,7 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
     }
     let finish = reply.finish();
     printer.end_line()?;
-    if !args.no_perf {
+    if !args.perf.no_perf {
         let kernel = model.transformer().kernel().name();
         message::line(&format!(
             "{} ({kernel}, {threads} {}, seed {})",
@@ -84,17 +79,4 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
         ));
     }
     Ok(busy.check()?)
-}
-
-/// What was typed as core's sampling.
-pub fn sampling(args: &SamplingArgs) -> Sampling {
-    Sampling {
-        temperature: args.temp,
-        top_k: args.top_k as usize,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repeat_penalty: args.repeat_penalty,
-        repeat_last_n: usize::try_from(args.repeat_last_n).unwrap_or(usize::MAX),
-        seed: args.seed(),
-    }
 }

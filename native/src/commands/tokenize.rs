@@ -6,7 +6,7 @@ use sterna_core::generate::{GenerateError, vocabulary};
 use sterna_core::tokenizer::EncodeOptions;
 
 use crate::Out;
-use crate::args::{ModelArgs, PromptArgs};
+use crate::args::{ModelArgs, PromptArgs, read_text};
 use crate::source::Source;
 use crate::ui::{message, text};
 
@@ -19,7 +19,7 @@ pub struct TokenizeArgs {
     /// The text.
     #[command(flatten)]
     pub prompt: PromptArgs,
-    /// Read the text from stdin.
+    /// Read the text from stdin, as it is.
     #[arg(long, conflicts_with_all = ["prompt", "prompt_file"])]
     pub stdin: bool,
     /// Print the ids only, as a list: [1, 2, 3].
@@ -46,7 +46,7 @@ pub fn run(args: &TokenizeArgs, out: &mut Out) -> Result<()> {
     for warning in tokenizer.warnings() {
         message::warning_once(warning);
     }
-    let text = if args.stdin { crate::args::read_text("-".as_ref())? } else { args.prompt.text()? };
+    let text = if args.stdin { read_text("-".as_ref())? } else { args.prompt.text()? };
     let options = EncodeOptions { add_special: !args.no_bos, parse_special: !args.no_parse_special };
     let ids = tokenizer.encode(&text, options)?;
     if args.json {

@@ -8,6 +8,8 @@
 //!   FILE.gguf.part.json  which content that part is of
 //!   .sterna.json         what is here: sizes, checksums, dates, and the names the repository listed
 //!   .lock                held while a process changes this folder
+//! $STERNA_CACHE/addresses/HASH/
+//!   the same for the files of one folder of another server; .sterna.json has its address
 //! ```
 //!
 //! Without `STERNA_CACHE` the folder is `sterna` in the system's cache folder (`$XDG_CACHE_HOME` or `~/.cache`,
@@ -18,10 +20,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::error::{HubError, Result};
-use super::name::{ModelName, is_safe_file_name};
-use super::quant;
+use super::name::{ModelName, is_safe_file_name, percent_encode};
+use super::quant::{self, Choice};
+use super::wanted::{Address, Wanted};
 use crate::fetch::{self, LOCK, PART, PART_NOTE, Watcher, path_of, remove_if_there, suffixed};
 
 const INDEX: &str = ".sterna.json";
@@ -50,7 +54,7 @@ pub struct Entry {
 /// What one repository's folder holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Index {
-    /// `USER/REPO[@REVISION]`.
+    /// `USER/REPO[@REVISION]`, or the address of a folder.
     pub name: String,
     /// Every GGUF name the hub listed last; decides what a name without a quant means when the network is not asked.
     pub listed: Vec<String>,
@@ -64,7 +68,7 @@ pub struct Index {
 /// One model in the cache, a GGUF or a checkpoint, or the beginning of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cached {
-    /// What to type to get it: `USER/REPO[@REVISION][:QUANT]`.
+    /// What to type to get it: `USER/REPO[@REVISION][:QUANT]`, or an address.
     pub name: String,
     /// The quant its file name names.
     pub quant: Option<String>,
@@ -118,6 +122,13 @@ impl Cache {
         self.root.join("models").join(&name.user).join(repo)
     }
 
+    /// Where the files of an address live, with the others of its folder.
+    pub fn address_folder(&self, address: &Address) -> PathBuf {
+        let hash = Sha256::digest(address.base());
+        let hash: String = hash.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+        self.root.join("addresses").join(hash)
+    }
+
     /// What `folder` holds. A missing or unreadable note means: nothing; the files are fetched or checked again.
     pub fn index(&self, folder: &Path) -> Index {
         let text = fs::read(folder.join(INDEX)).unwrap_or_default();
@@ -136,25 +147,31 @@ impl Cache {
                 self.list_folder(&folder, &mut models)?;
             }
         }
+        for folder in folders(&self.root.join("addresses"))? {
+            self.list_folder(&folder, &mut models)?;
+        }
         models.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
         Ok(models)
     }
 
-    /// Deletes what `name` means: one quant, or everything of the repository at that revision. Gives what is gone.
-    pub fn remove(&self, name: &ModelName, watcher: &mut dyn Watcher) -> Result<Vec<Cached>> {
-        let folder = self.folder(name);
-        let not_cached = || HubError::NotCached { model: name.to_string(), cache: self.root.clone() };
+    /// Deletes what `wanted` means: one quant, one file, or everything of the repository at that revision. Gives what is gone.
+    pub fn remove(&self, wanted: &Wanted, watcher: &mut dyn Watcher) -> Result<Vec<Cached>> {
+        let folder = match wanted {
+            Wanted::Model { name, .. } => self.folder(name),
+            Wanted::Address(address) => self.address_folder(address),
+        };
+        let not_cached = || HubError::NotCached { model: wanted.to_string(), cache: self.root.clone() };
         if !folder.is_dir() {
             return Err(not_cached());
         }
-        let lock = fetch::lock(&folder, &name.id(), watcher)?;
+        let lock = fetch::lock(&folder, &wanted.to_string(), watcher)?;
         let mut index = self.index(&folder);
         let mut names: Vec<String> = index.files.iter().map(|entry| entry.name.clone()).collect();
         names.extend(parts(&folder)?);
         let mut models = Vec::new();
         self.list_folder(&folder, &mut models)?;
-        if let Some(quant) = &name.quant {
-            let choice = quant::find(&quant::models(&names), quant).cloned().ok_or_else(not_cached)?;
+        if let Some(choice) = one_of(wanted, &names) {
+            let choice = choice.ok_or_else(not_cached)?;
             names.retain(|name| choice.files.contains(name));
             models.retain(|model| choice.files.iter().any(|file| path_of(&folder, file) == model.path));
         }
@@ -191,19 +208,27 @@ impl Cache {
         fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(HubError::io("write", &path))
     }
 
+    /// What is typed for `folder`: `USER/REPO[@REVISION]`, or the address that its note has.
+    fn name_of(&self, folder: &Path, index: &Index) -> String {
+        match folder.strip_prefix(self.root.join("models")) {
+            Ok(below) => below.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/").replace("%2F", "/"),
+            Err(_) => index.name.clone(),
+        }
+    }
+
     fn list_folder(&self, folder: &Path, models: &mut Vec<Cached>) -> Result<()> {
         let index = self.index(folder);
-        let base = match (folder.parent().and_then(Path::file_name), folder.file_name()) {
-            (Some(user), Some(repo)) => {
-                format!("{}/{}", user.to_string_lossy(), repo.to_string_lossy().replace("%2F", "/"))
-            }
-            _ => return Ok(()),
-        };
+        let base = self.name_of(folder, &index);
+        let address = base.contains("://");
         let mut names: Vec<String> = index.files.iter().map(|entry| entry.name.clone()).collect();
         names.extend(parts(folder)?);
         // What is here of files that belong together.
         let cached = |files: &[String], quant: Option<String>, path: PathBuf| {
-            let name = quant.as_ref().map_or(base.clone(), |quant| format!("{base}:{quant}"));
+            let name = match &quant {
+                _ if address => format!("{base}{}", percent_encode(&files[0], false)),
+                Some(quant) => format!("{base}:{quant}"),
+                None => base.clone(),
+            };
             let mut cached = Cached { name, quant, size: 0, path, fetched: 0, complete: true };
             for file in files {
                 match index.files.iter().find(|entry| &entry.name == file) {
@@ -229,6 +254,17 @@ impl Cache {
             models.push(cached(&index.checkpoint, None, folder.to_owned()));
         }
         Ok(())
+    }
+}
+
+/// The one model of a folder that `wanted` means, if it does not mean all of them; `Some(None)` if that is not here.
+fn one_of(wanted: &Wanted, names: &[String]) -> Option<Option<Choice>> {
+    let models = quant::models(names);
+    let of_file = |file: &String| models.iter().find(|model| model.files.contains(file)).cloned();
+    match wanted {
+        Wanted::Model { file: Some(file), .. } => Some(of_file(file)),
+        Wanted::Model { name, file: None } => name.quant.as_ref().map(|quant| quant::find(&models, quant).cloned()),
+        Wanted::Address(address) => Some(address.files().iter().find_map(of_file)),
     }
 }
 

@@ -20,6 +20,26 @@ pub enum HubError {
         /// Which rule it breaks.
         why: &'static str,
     },
+    /// An address that names no model.
+    #[error(
+        "{address} is not the address of a model: {why}; give the address of a .gguf file, or of a model's page on the hub"
+    )]
+    BadAddress {
+        /// What was typed.
+        address: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// What a server gave is no GGUF.
+    #[error(
+        "{address} gave {what}, not a GGUF; nothing was kept. Check the address: it must be the file's own, not its page's"
+    )]
+    NotGguf {
+        /// What was asked for.
+        address: String,
+        /// What came.
+        what: &'static str,
+    },
     /// `HF_ENDPOINT` is not an address this client can use.
     #[error("HF_ENDPOINT is {value:?}; give it an address such as https://huggingface.co")]
     BadEndpoint {

@@ -1,4 +1,5 @@
-//! Models from the Hugging Face hub: `USER/REPO[@REVISION][:QUANT]` to a checked file on this machine.
+//! Models from the Hugging Face hub, or from the address of a GGUF: what people type ([`Wanted`]) to a checked file on this
+//! machine.
 //!
 //! [`Hub::pull`] asks the hub and fetches what is missing or has changed; [`Hub::locate`] is content with what the cache
 //! has. [`Hub::checkpoint`] gives the directory of a checkpoint. This module prints nothing and reads no terminal: a [`Watcher`] hears what happens and may stop it. It knows
@@ -9,11 +10,12 @@ mod checkpoint;
 mod error;
 mod name;
 mod quant;
+mod wanted;
 
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -21,7 +23,8 @@ use serde::Deserialize;
 pub use cache::{Cache, Cached, Entry, Index};
 pub use error::{HubError, Result};
 pub use name::{ModelName, check_revision, is_safe_file_name};
-pub use quant::{Choice, TERNARY_ORDER, choose, choose_file, quant_of, shard_of};
+pub use quant::{Choice, TERNARY_ORDER, choose, choose_file, models, quant_of, shard_of};
+pub use wanted::{Address, Wanted};
 
 pub use crate::fetch::{Event, FetchError, Silent, Watcher};
 
@@ -54,7 +57,7 @@ impl HubOptions {
     /// (`HF_TOKEN_PATH`, `$HF_HOME/token`, `~/.cache/huggingface/token`); `STERNA_CACHE`; `HF_HUB_OFFLINE`.
     pub fn from_env(offline: bool) -> Result<Self> {
         Ok(Self {
-            endpoint: text_from("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            endpoint: endpoint_from_env(),
             token: token_from_env(),
             cache: Cache::from_env()?,
             offline: offline
@@ -194,6 +197,49 @@ impl Hub {
         Ok(located)
     }
 
+    /// The files behind an address, fetched only if they are not here.
+    ///
+    /// # Errors
+    /// The network, the disk, or an answer that is no GGUF.
+    pub fn locate_address(&self, address: &Address, watcher: &mut dyn Watcher) -> Result<Located> {
+        let folder = self.cache.address_folder(address);
+        let missing = |index: &Index, file: &String| index.files.iter().all(|entry| &entry.name != file);
+        let files = address.files();
+        let mut located = Located { paths: Vec::new(), size: 0, fetched: 0 };
+        if files.iter().any(|file| missing(&self.cache.index(&folder), file)) {
+            if self.offline {
+                return Err(HubError::Offline { model: address.to_string(), cache: self.cache.root().to_owned() });
+            }
+            let _lock = fetch::lock(&folder, &address.to_string(), watcher)?;
+            let mut index = self.cache.index(&folder);
+            index.name = address.base().to_owned();
+            self.cache.write_index(&folder, &index)?;
+            let before = index.clone();
+            for (i, file) in files.iter().enumerate().filter(|(_, file)| missing(&before, file)) {
+                watcher.event(Event::Started { file, number: i + 1, count: files.len() });
+                let remote = RemoteFile { name: file.clone(), ..RemoteFile::default() };
+                let fetched = fetch::fetch(&self.client, &address.of(file), &remote, &folder, watcher)?;
+                watcher.event(Event::Finished);
+                let path = path_of(&folder, file);
+                if let Some(what) = other_than_gguf(&path)? {
+                    fetch::remove_if_there(&path)?;
+                    return Err(HubError::NotGguf { address: address.of(file), what });
+                }
+                located.fetched += 1;
+                let (size, sha256) = (fetched.size, fetched.sha256);
+                let fetched = crate::ui::text::now();
+                index.files.push(Entry { name: file.clone(), size, sha256, commit: None, fetched });
+                self.cache.write_index(&folder, &index)?;
+            }
+        }
+        let index = self.cache.index(&folder);
+        for file in &files {
+            located.size += index.files.iter().find(|entry| &entry.name == file).map_or(0, |entry| entry.size);
+            located.paths.push(path_of(&folder, file));
+        }
+        Ok(located)
+    }
+
     /// The model if all of it is in the cache.
     fn find_cached(&self, name: &ModelName, file: Option<&str>, index: &Index) -> Option<Located> {
         let here: Vec<String> = index.files.iter().map(|entry| entry.name.clone()).collect();
@@ -316,6 +362,26 @@ fn is_current(entry: &Entry, remote: &RemoteFile, listing: &Listing) -> bool {
         Some(sha256) => sha256 == &entry.sha256,
         None => entry.commit.is_some() && entry.commit == listing.commit && remote.size.is_none_or(|s| s == entry.size),
     }
+}
+
+/// What a file is if it does not begin as a GGUF does.
+fn other_than_gguf(path: &Path) -> Result<Option<&'static str>> {
+    let mut begin = Vec::new();
+    let file = std::fs::File::open(path).map_err(HubError::io("open", path))?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, 512), &mut begin).map_err(HubError::io("read", path))?;
+    let text = String::from_utf8_lossy(&begin).trim_start().to_ascii_lowercase();
+    Ok(match () {
+        () if begin.starts_with(b"GGUF") => None,
+        () if text.starts_with("<!doctype") || text.starts_with("<html") => Some("a page of HTML"),
+        () if text.starts_with("version https://git-lfs") => Some("a Git LFS pointer"),
+        () if begin.is_empty() => Some("nothing"),
+        () => Some("other data"),
+    })
+}
+
+/// The hub that the environment names.
+fn endpoint_from_env() -> String {
+    text_from("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned())
 }
 
 fn token_from_env() -> Option<String> {

@@ -38,6 +38,10 @@ fn name(text: &str) -> ModelName {
     text.parse().unwrap()
 }
 
+fn wanted(text: &str) -> Wanted {
+    Wanted::parse(text, DEFAULT_ENDPOINT).unwrap()
+}
+
 /// A server with one repository a/b holding these files.
 fn repository(files: &'static [(&'static str, usize)]) -> Server {
     Server::start(move |asked, _| {
@@ -352,8 +356,8 @@ fn shards_and_revisions_are_fetched_and_removed_together() {
     let listed = hub.cache().list().unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].name.as_str(), listed[0].size), ("a/b@refs/pr/1:TQ2_0", 500));
-    assert!(matches!(hub.cache().remove(&name("a/b"), &mut Silent), Err(HubError::NotCached { .. })));
-    assert_eq!(hub.cache().remove(&name("a/b@refs/pr/1"), &mut Silent).unwrap(), listed);
+    assert!(matches!(hub.cache().remove(&wanted("a/b"), &mut Silent), Err(HubError::NotCached { .. })));
+    assert_eq!(hub.cache().remove(&wanted("a/b@refs/pr/1"), &mut Silent).unwrap(), listed);
     assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 0);
 }
 
@@ -366,11 +370,11 @@ fn list_and_remove_know_one_quant_from_another() {
     hub.pull(&name("a/b"), Some("m-Q2_0.gguf"), &mut Silent).unwrap();
     let names = |hub: &Hub| hub.cache().list().unwrap().into_iter().map(|model| model.name).collect::<Vec<_>>();
     assert_eq!(names(&hub), ["a/b:Q2_0", "a/b:TQ2_0"]);
-    assert!(hub.cache().remove(&name("a/b:TQ1_0"), &mut Silent).is_err());
-    assert_eq!(hub.cache().remove(&name("a/b:q2_0"), &mut Silent).unwrap().len(), 1);
+    assert!(hub.cache().remove(&wanted("a/b:TQ1_0"), &mut Silent).is_err());
+    assert_eq!(hub.cache().remove(&wanted("a/b:q2_0"), &mut Silent).unwrap().len(), 1);
     assert_eq!(names(&hub), ["a/b:TQ2_0"]);
     assert!(!dir.path().join("models/a/b/m-Q2_0.gguf").exists());
-    assert!(hub.cache().remove(&name("a/b"), &mut Silent).is_ok());
+    assert!(hub.cache().remove(&wanted("a/b"), &mut Silent).is_ok());
     assert!(names(&hub).is_empty());
 }
 
@@ -465,7 +469,7 @@ fn a_checkpoint_is_fetched_as_one_folder_and_then_found() {
     let listed = hub.cache().list().unwrap();
     assert_eq!((listed.len(), listed[0].name.as_str(), &listed[0].quant, listed[0].complete), (1, "a/b", &None, true));
     assert_eq!((listed[0].size, &listed[0].path), (5000 + 2 + 2 + 1 + 5 + SHARDS.len() as u64, &folder));
-    assert_eq!(hub.cache().remove(&name("a/b"), &mut Silent).unwrap(), listed);
+    assert_eq!(hub.cache().remove(&wanted("a/b"), &mut Silent).unwrap(), listed);
     assert!(!folder.exists());
 }
 

@@ -52,6 +52,8 @@ pub struct Test {
     pub prompt: usize,
     /// Tokens generated per run.
     pub generated: usize,
+    /// Tokens that were in the context before each run, not timed.
+    pub depth: usize,
     /// Nanoseconds of each run.
     pub samples: Vec<u64>,
     /// Arithmetic operations per run, a multiply and an add counted as two, in products with weights.
@@ -63,13 +65,14 @@ pub struct Test {
 }
 
 impl Test {
-    /// `pp512`, `tg128` or `pp512+tg128`.
+    /// `pp512`, `tg128`, `pp512+tg128`, or `tg128 @ d1024` after 1024 tokens.
     pub fn name(&self) -> String {
-        match (self.prompt, self.generated) {
+        let name = match (self.prompt, self.generated) {
             (p, 0) => format!("pp{p}"),
             (0, g) => format!("tg{g}"),
             (p, g) => format!("pp{p}+tg{g}"),
-        }
+        };
+        if self.depth > 0 { format!("{name} @ d{}", self.depth) } else { name }
     }
 
     /// Tokens per second of each run.
@@ -89,6 +92,7 @@ impl Test {
             n_threads: self.threads,
             n_prompt: self.prompt,
             n_gen: self.generated,
+            n_depth: self.depth,
             test_time: text::timestamp(self.started),
             avg_ns: avg_ns as u64,
             stddev_ns: stddev_ns as u64,
@@ -110,6 +114,7 @@ struct Row<'a> {
     n_threads: usize,
     n_prompt: usize,
     n_gen: usize,
+    n_depth: usize,
     test_time: String,
     avg_ns: u64,
     stddev_ns: u64,
@@ -176,6 +181,7 @@ impl<'a> Report<'a> {
                     threads: 1,
                     prompt: 0,
                     generated: 0,
+                    depth: 0,
                     samples: vec![],
                     operations: 0.0,
                     bytes_read: 0.0,
@@ -189,6 +195,11 @@ impl<'a> Report<'a> {
         }
         out.flush()?;
         Ok(Self { out, output, subject, written: 0, columns })
+    }
+
+    /// What the tests from now on are of.
+    pub fn set_subject(&mut self, subject: Subject) {
+        self.subject = subject;
     }
 
     /// Writes one test.
@@ -282,6 +293,7 @@ fn fields(row: &Row<'_>) -> io::Result<Vec<(String, String)>> {
         "n_threads",
         "n_prompt",
         "n_gen",
+        "n_depth",
         "test_time",
         "avg_ns",
         "stddev_ns",
@@ -334,6 +346,7 @@ mod tests {
                     threads: 2,
                     prompt,
                     generated,
+                    depth: 0,
                     samples: vec![second, 2 * second],
                     operations: 3e11,
                     bytes_read: 6e9,

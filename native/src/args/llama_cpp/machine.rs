@@ -1,0 +1,75 @@
+//! Threads, memory and devices.
+
+use super::{ALL, BENCH, CHAT, COMMON, Flag, Group, PERPLEXITY, RUN, TEXT, nothing, partly, refused};
+
+const CPU: &str = "everything runs on the CPU";
+const PLACED: &str = "the system places and ranks the threads; taskset and nice do it from outside";
+const MAPPED: &str = "the file is mapped, and each tensor is packed into memory once";
+const CACHE: &str = "there is one cache for one text, in F16, which grows with it";
+const BATCH: &str = "prompts are read in batches of up to 256 tokens; their size changes no result";
+
+pub const GROUP: Group = Group { title: "Threads, memory and devices", flags: FLAGS };
+
+const FLAGS: &[Flag] = &[
+    partly(TEXT | BENCH | PERPLEXITY, ALL, &["-t", "--threads"], "N", "texts are cut into tokens on one thread"),
+    nothing(COMMON, &["-tb", "--threads-batch"], "N", "prompts are read with the threads of -t"),
+    nothing(ALL, &["-C", "--cpu-mask"], "M", PLACED),
+    nothing(COMMON, &["-Cr", "--cpu-range"], "LO-HI", PLACED),
+    nothing(ALL, &["--cpu-strict"], "0|1", PLACED),
+    nothing(ALL, &["--prio"], "N", PLACED),
+    nothing(ALL, &["--poll"], "0...100", PLACED),
+    nothing(COMMON, &["-Cb", "--cpu-mask-batch"], "M", PLACED),
+    nothing(COMMON, &["-Crb", "--cpu-range-batch"], "LO-HI", PLACED),
+    nothing(COMMON, &["--cpu-strict-batch"], "0|1", PLACED),
+    nothing(COMMON, &["--prio-batch"], "N", PLACED),
+    nothing(COMMON, &["--poll-batch"], "0|1", PLACED),
+    nothing(ALL, &["--numa"], "TYPE", PLACED),
+    partly(RUN | CHAT | PERPLEXITY, COMMON, &["-c", "--ctx-size"], "N", "there is no context to fill here"),
+    nothing(ALL, &["-b", "--batch-size"], "N", BATCH),
+    nothing(ALL, &["-ub", "--ubatch-size"], "N", BATCH),
+    nothing(COMMON, &["-np", "--parallel"], "N", "one text is worked on at a time"),
+    nothing(COMMON, &["--swa-full"], "", CACHE),
+    nothing(TEXT, &["-ctxcp", "--ctx-checkpoints", "--swa-checkpoints"], "N", CACHE),
+    nothing(TEXT, &["-cram", "--cache-ram"], "N", CACHE),
+    nothing(PERPLEXITY, &["-kvu", "--kv-unified"], "", CACHE),
+    nothing(PERPLEXITY, &["-no-kvu", "--no-kv-unified"], "", CACHE),
+    nothing(ALL, &["-ctk", "--cache-type-k"], "TYPE", CACHE),
+    nothing(ALL, &["-ctv", "--cache-type-v"], "TYPE", CACHE),
+    nothing(COMMON, &["-dt", "--defrag-thold"], "N", CACHE),
+    nothing(ALL, &["-fa", "--flash-attn"], "[on|off|auto]", "attention is computed in one way only"),
+    nothing(ALL, &["-lm", "--load-mode"], "MODE", MAPPED),
+    nothing(ALL, &["-lzm", "--lazy-mode"], "MODE", MAPPED),
+    nothing(COMMON, &["--mmap"], "", MAPPED),
+    nothing(COMMON, &["--no-mmap"], "", MAPPED),
+    nothing(BENCH, &["-mmp", "--mmap"], "0|1", MAPPED),
+    nothing(COMMON, &["--mlock"], "", "memory is not locked; ulimit and the system's settings decide what is swapped"),
+    nothing(COMMON, &["-dio", "--direct-io"], "", MAPPED),
+    nothing(COMMON, &["-ndio", "--no-direct-io"], "", MAPPED),
+    nothing(BENCH, &["-dio", "--direct-io"], "0|1", MAPPED),
+    nothing(COMMON, &["--repack"], "", MAPPED),
+    nothing(COMMON, &["-nr", "--no-repack"], "", MAPPED),
+    nothing(BENCH, &["--repack"], "0|1", MAPPED),
+    nothing(ALL, &["-ngl", "--gpu-layers", "--n-gpu-layers"], "N", CPU),
+    nothing(ALL, &["-sm", "--split-mode"], "MODE", CPU),
+    nothing(ALL, &["-ts", "--tensor-split"], "N0,N1,...", CPU),
+    nothing(ALL, &["-mg", "--main-gpu"], "INDEX", CPU),
+    nothing(ALL, &["-dev", "--device"], "DEVICES", CPU),
+    refused(ALL, &["--list-devices"], "", "there is one device, the CPU; `sterna bench gemm` lists its kernels"),
+    nothing(ALL, &["-ot", "--override-tensor"], "PATTERN=TYPE", CPU),
+    nothing(COMMON, &["-cmoe", "--cpu-moe"], "", CPU),
+    nothing(ALL, &["-ncmoe", "--n-cpu-moe"], "N", CPU),
+    nothing(COMMON, &["-ncffn", "--n-cpu-ffn"], "N", CPU),
+    nothing(COMMON, &["-kvo", "--kv-offload"], "", CPU),
+    nothing(COMMON, &["-nkvo", "--no-kv-offload"], "", CPU),
+    nothing(BENCH, &["-nkvo", "--no-kv-offload"], "0|1", CPU),
+    nothing(COMMON, &["--op-offload"], "", CPU),
+    nothing(COMMON, &["--no-op-offload"], "", CPU),
+    nothing(BENCH, &["-nopo", "--no-op-offload"], "0|1", CPU),
+    nothing(COMMON, &["--no-host"], "", CPU),
+    nothing(BENCH, &["--no-host"], "0|1", CPU),
+    nothing(COMMON, &["-fit", "--fit"], "on|off", CPU),
+    nothing(ALL, &["-fitt", "--fit-target"], "MIB", CPU),
+    nothing(ALL, &["-fitc", "--fit-ctx"], "N", CPU),
+    refused(COMMON, &["--rpc"], "SERVERS", "the model runs on this machine only; leave it out"),
+    refused(BENCH, &["-rpc", "--rpc"], "SERVERS", "the model runs on this machine only; leave it out"),
+];
