@@ -52,6 +52,7 @@ const NAMES: [&str; 39] = [
 
 impl Run<'_> {
     /// Whether the value passes the test of that name.
+    #[inline(never)]
     pub(super) fn check(&mut self, name: &str, value: &Value, called: Called) -> Result<bool> {
         let comparison = match name {
             "==" | "eq" | "equalto" => Some(Comparison::Equal),

@@ -1,7 +1,7 @@
 //! Expressions, and calls of what they name.
 
 use super::ast::{Arguments, Comparison, Expr, Filter, Name, Step};
-use super::run::Run;
+use super::run::{CALL_FRAMES, Run};
 use super::value::{Kind, Object, Value};
 use super::{Result, failed};
 
@@ -151,6 +151,7 @@ impl<'p> Run<'p> {
         Ok(value)
     }
 
+    #[inline(never)]
     fn chain(&mut self, first: &'p Expr, links: &'p [(Comparison, Expr)]) -> Result<Value> {
         let mut left = self.evaluate(first)?;
         for (comparison, right) in links {
@@ -163,6 +164,7 @@ impl<'p> Run<'p> {
         Ok(Value::Bool(true))
     }
 
+    #[inline(never)]
     fn postfix(&mut self, value: Value, step: &'p Step) -> Result<Value> {
         self.step(1)?;
         match step {
@@ -197,6 +199,7 @@ impl<'p> Run<'p> {
         self.filter(&filter.name, value, called)
     }
 
+    #[inline(never)]
     pub(super) fn arguments(&mut self, arguments: &'p Arguments) -> Result<Called> {
         let mut called = Called::of(self.each(&arguments.positional)?);
         for (name, value) in &arguments.named {
@@ -216,6 +219,7 @@ impl<'p> Run<'p> {
         Ok(called)
     }
 
+    #[inline(never)]
     pub(super) fn call(&mut self, function: &Value, called: Called) -> Result<Value> {
         let Value::Object(Object(kind)) = function else {
             return match function {
@@ -230,7 +234,7 @@ impl<'p> Run<'p> {
                 self.step(method.0.size().saturating_add(size))?;
                 self.call_method(&method.0, method.1, called)
             }
-            Kind::Macro(at) => self.call_macro(*at, called),
+            Kind::Macro(at) => self.deeper_by(CALL_FRAMES, |run| run.call_macro(*at, called)),
             Kind::Joiner(at) => {
                 called.none("joiner")?;
                 let (separator, used) = &mut self.joiners[*at];
@@ -245,12 +249,13 @@ impl<'p> Run<'p> {
                 if !self.program.loops[of].recursive {
                     return failed("a loop that calls itself must be marked: {% for ... recursive %}");
                 }
-                self.recurse(of, items, depth, scope)
+                self.deeper_by(CALL_FRAMES, |run| run.recurse(of, items, depth, scope))
             }
             _ => failed(format!("{} object is not callable", function.type_name())),
         }
     }
 
+    #[inline(never)]
     fn call_macro(&mut self, at: usize, mut called: Called) -> Result<Value> {
         let (at, scope) = self.closures[at];
         let program = self.program;

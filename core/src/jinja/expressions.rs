@@ -169,6 +169,7 @@ impl Parser {
         Ok(with_steps(value, steps))
     }
 
+    #[inline(never)]
     fn primary(&mut self) -> Result<Expr, Syntax> {
         match self.peek() {
             Token::Name(_) => {

@@ -18,6 +18,7 @@ impl Run<'_> {
         Some(Value::Object(Object(Kind::Global(known))))
     }
 
+    #[inline(never)]
     pub(super) fn call_global(&mut self, name: &str, called: Called) -> Result<Value> {
         match name {
             "range" => range(called),

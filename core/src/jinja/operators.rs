@@ -239,6 +239,7 @@ impl Run<'_> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn arithmetic(&mut self, left: Value, operator: Operator, right: Value) -> Result<Value> {
         for side in [&left, &right] {
             // Formatting is asked of the text on the left, which may print what is undefined.

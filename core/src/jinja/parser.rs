@@ -5,7 +5,7 @@ use super::ast::{Arguments, Body, Call, Expr, Filter, For, Macro, Name, Node, Pr
 use super::lexer::{Token, tokens};
 
 /// Deepest nesting of statements and expressions, which bounds the stack that a template takes.
-pub(super) const MAX_NESTING: usize = 100;
+pub(super) const MAX_NESTING: usize = 64;
 
 pub(super) struct Parser {
     tokens: Vec<(Token, usize)>,
@@ -172,6 +172,7 @@ impl Parser {
     }
 
     /// A statement whose first word was read, to the end of its last tag.
+    #[inline(never)]
     fn statement(&mut self, word: &str, line: usize) -> Result<Option<Node>, Syntax> {
         let node = match word {
             "if" => return self.branches().map(Some),

@@ -13,7 +13,9 @@ pub(crate) const MAX_OUTPUT: usize = 64 << 20;
 /// Deepest nesting of lists and dicts.
 pub(super) const MAX_DEPTH: usize = 128;
 /// Frames of expressions, statements and macros inside each other.
-const MAX_FRAMES: usize = 450;
+const MAX_FRAMES: usize = 300;
+/// How many of them a call of a macro or of a loop counts for.
+pub(super) const CALL_FRAMES: usize = 4;
 
 pub(super) struct Run<'p> {
     pub(super) program: &'p Program,
@@ -173,12 +175,16 @@ impl<'p> Run<'p> {
 
     /// Runs a part one frame deeper.
     pub(super) fn deeper<T>(&mut self, part: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.frames >= MAX_FRAMES {
+        self.deeper_by(1, part)
+    }
+
+    pub(super) fn deeper_by<T>(&mut self, frames: usize, part: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.frames + frames > MAX_FRAMES {
             return failed("macros, loops and expressions are nested too deeply; do they call themselves?");
         }
-        self.frames += 1;
+        self.frames += frames;
         let result = part(self);
-        self.frames -= 1;
+        self.frames -= frames;
         result
     }
 
@@ -274,6 +280,7 @@ impl<'p> Run<'p> {
         })
     }
 
+    #[inline(never)]
     fn statement(&mut self, node: &'p Node) -> Result<Flow> {
         match node {
             Node::Text(text) => self.write(text)?,
@@ -344,6 +351,7 @@ impl<'p> Run<'p> {
         self.write(&text)
     }
 
+    #[inline(never)]
     fn captured_block(&mut self, filters: &'p [Filter], body: &'p Body) -> Result<Value> {
         let mut value = self.capture(|run| run.scoped(run.scope, |run| run.block(body)))?;
         for filter in filters {
@@ -352,6 +360,7 @@ impl<'p> Run<'p> {
         Ok(value)
     }
 
+    #[inline(never)]
     fn call_block(&mut self, call: &'p Call, caller: usize) -> Result<()> {
         let caller = self.closure(caller)?;
         let function = self.evaluate(&call.function)?;
@@ -362,6 +371,7 @@ impl<'p> Run<'p> {
         self.write(&text)
     }
 
+    #[inline(never)]
     fn start_loop(&mut self, at: usize) -> Result<Flow> {
         let program = self.program;
         let items = self.evaluate(&program.loops[at].items)?;
@@ -377,6 +387,7 @@ impl<'p> Run<'p> {
         text
     }
 
+    #[inline(never)]
     fn run_loop(&mut self, at: usize, items: Vec<Value>, depth: usize) -> Result<Flow> {
         let program = self.program;
         let repeated = &program.loops[at];

@@ -137,6 +137,7 @@ impl Run<'_> {
     }
 
     /// `value[start:stop:step]`
+    #[inline(never)]
     pub(super) fn slice(&mut self, value: &Value, bounds: [Option<Value>; 3]) -> Result<Value> {
         let mut numbers = [None; 3];
         for (number, bound) in numbers.iter_mut().zip(&bounds) {

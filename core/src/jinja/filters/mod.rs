@@ -72,6 +72,7 @@ pub(super) fn is_filter(name: &str) -> bool {
 }
 
 impl Run<'_> {
+    #[inline(never)]
     pub(super) fn filter(&mut self, name: &str, value: Value, called: Called) -> Result<Value> {
         self.step(1 + value.size())?;
         match name {

@@ -33,6 +33,7 @@ pub(super) fn method_of(value: &Value, name: &str) -> Option<(&'static str, bool
 }
 
 impl Run<'_> {
+    #[inline(never)]
     pub(super) fn call_method(&mut self, value: &Value, name: &'static str, called: Called) -> Result<Value> {
         match value {
             Value::Str(text) => self.string_method(text, name, called),
