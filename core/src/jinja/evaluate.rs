@@ -265,7 +265,7 @@ impl<'p> Run<'p> {
             if !definition.parameters.iter().any(|(name, _)| **name == *"caller") {
                 if let Some(at) = called.named.iter().position(|(name, _)| **name == *"caller") {
                     let (name, caller) = called.named.swap_remove(at);
-                    run.set(&name, caller)?;
+                    run.set(&name, caller);
                 }
             }
             let mut rest = called.positional.into_iter();
@@ -280,19 +280,19 @@ impl<'p> Run<'p> {
                         None => Value::Undefined(format!("parameter {parameter:?} was not provided").into()),
                     },
                 };
-                run.set(parameter, value)?;
+                run.set(parameter, value);
             }
             let rest: Vec<Value> = rest.collect();
             if definition.varargs {
                 let rest = run.tuple(rest)?;
-                run.set(&"varargs".into(), rest)?;
+                run.set(&"varargs".into(), rest);
             } else if !rest.is_empty() {
                 return failed(format!("macro {name} takes {} arguments at most", definition.parameters.len()));
             }
             if definition.kwargs {
                 let pairs = called.named.into_iter().map(|(name, value)| (Value::Str(name), value)).collect();
                 let named = run.dict(pairs)?;
-                run.set(&"kwargs".into(), named)?;
+                run.set(&"kwargs".into(), named);
             } else if let Some((unknown, _)) = called.named.first() {
                 return failed(format!("macro {name} has no argument {unknown:?}"));
             }

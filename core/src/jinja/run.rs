@@ -7,7 +7,7 @@ use super::{Fault, Result, failed};
 /// Steps that a template may take. Real templates take about a hundred a message.
 pub(crate) const MAX_STEPS: u64 = 10_000_000;
 /// Bytes of texts, lists and dicts that a template may build, all that it dropped again included.
-pub(crate) const MAX_BYTES: usize = 1 << 30;
+pub(crate) const MAX_BYTES: usize = 512 << 20;
 /// Longest text, in bytes, that a template may produce.
 pub(crate) const MAX_OUTPUT: usize = 64 << 20;
 /// Deepest nesting of lists and dicts.
@@ -199,27 +199,25 @@ impl<'p> Run<'p> {
         None
     }
 
-    pub(super) fn set(&mut self, name: &Name, value: Value) -> Result<()> {
+    pub(super) fn set(&mut self, name: &Name, value: Value) {
         let names = &mut self.scopes[self.scope].names;
         match names.iter_mut().find(|(known, _)| known == name) {
             Some((_, old)) => *old = value,
-            None => {
-                names.push((name.clone(), value));
-                self.charge_items(2)?;
-            }
+            None => names.push((name.clone(), value)),
         }
-        Ok(())
     }
 
     /// Runs a part in a scope of its own inside the one given.
     pub(super) fn scoped<T>(&mut self, parent: usize, part: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let (before, here) = (self.scope, self.scopes.len());
-        self.charge_items(1)?;
         self.scopes.push(Scope { names: Vec::new(), parent: Some(parent) });
         self.scope = here;
         let result = part(self);
         self.scope = before;
         self.scopes.truncate(here.max(self.kept));
+        if self.scopes.len() > here {
+            self.charge_items(8)?;
+        }
         result
     }
 
@@ -246,7 +244,10 @@ impl<'p> Run<'p> {
 
     fn assign(&mut self, target: &Target, value: Value) -> Result<()> {
         match target {
-            Target::Name(name) => self.set(name, value),
+            Target::Name(name) => {
+                self.set(name, value);
+                Ok(())
+            }
             Target::Attribute(object, name) => match self.lookup(object) {
                 Some(Value::Object(Object(Kind::Namespace(at)))) => self.namespace_set(at, name, value),
                 _ => failed(format!("cannot assign attribute {name:?}: {object} is no namespace")),
@@ -295,7 +296,7 @@ impl<'p> Run<'p> {
             Node::With(targets, body) => return self.with(targets, body),
             Node::Macro(at) => {
                 let value = self.closure(*at)?;
-                self.set(&self.program.macros[*at].name, value)?;
+                self.set(&self.program.macros[*at].name, value);
             }
             Node::CallBlock(call, caller) => self.call_block(call, *caller)?,
             Node::FilterBlock(filters, body) => self.filter_block(filters, body)?,
@@ -402,7 +403,7 @@ impl<'p> Run<'p> {
             self.loops[here].index = index;
             let item = self.loops[here].items[index].clone();
             let flow = self.scoped(self.scope, |run| {
-                run.set(&"loop".into(), Value::Object(Object(Kind::Loop(here))))?;
+                run.set(&"loop".into(), Value::Object(Object(Kind::Loop(here))));
                 run.assign(&repeated.target, item)?;
                 run.body(&repeated.body)
             })?;

@@ -189,7 +189,7 @@ impl ChatTemplate {
     /// # Errors
     ///
     /// [`TemplateError`]: the template refuses the messages, fails, or hits a limit (10 million steps, 64 MiB of text,
-    /// a GiB of values built on the way, lists and dicts nested 128 deep, 300 calls and expressions inside each other).
+    /// 512 MiB of values built on the way, lists and dicts nested 128 deep, 300 calls and expressions inside each other).
     pub fn render(
         &self,
         messages: &[Message],
