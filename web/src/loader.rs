@@ -127,7 +127,12 @@ impl Loader {
             let part = chunk.subarray(start, chunk.length().min(start.saturating_add(WINDOW)));
             window.resize(part.length() as usize, 0);
             part.copy_to(&mut window);
+            let ahead = self.ahead.is_some();
             self.take(&window)?;
+            if ahead && self.ahead.is_none() {
+                // What follows a header that is read ahead comes again with its part.
+                break;
+            }
         }
         self.window = window;
         self.failed = false;

@@ -100,8 +100,9 @@ impl<'s> Lexer<'s> {
 
     fn root(&mut self) -> Result<(), Syntax> {
         let rest = self.rest();
-        let starts = ["{{", "{%", "{#"].into_iter().filter_map(|open| Some((rest.find(open)?, open)));
-        let Some((start, open)) = starts.min() else {
+        let opens = |at: usize| ["{{", "{%", "{#"].into_iter().find(|open| rest[at..].starts_with(open));
+        let found = rest.match_indices('{').find_map(|(at, _)| Some((at, opens(at)?)));
+        let Some((start, open)) = found else {
             self.push(Token::Text(rest.to_owned()));
             self.skip(rest.len());
             return Ok(());
