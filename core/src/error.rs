@@ -213,6 +213,7 @@ fn of_template(error: &crate::generate::chat::TemplateError) -> ErrorKind {
         | E::Raised { .. }
         | E::Render { .. }
         | E::TooManySteps { .. }
+        | E::TooLarge { .. }
         | E::TooLong { .. } => ErrorKind::Template,
     }
 }

@@ -4,13 +4,15 @@
 //! threads and keeps no global state; hosts (the CLI, the browser bindings) bring those.
 //!
 //! Arrows run one way: `error`, `gguf`, `formats`, `ternary`, `kernels`, `ops`, `model`, `generate`, each leaning only
-//! on those before it; `tokenizer` and `image` stand beside them.
+//! on those before it; `tokenizer`, `jinja` and `image` stand beside them.
 
 pub mod error;
 pub mod formats;
 pub mod generate;
 pub mod gguf;
 pub mod image;
+#[cfg(feature = "chat")]
+pub(crate) mod jinja;
 pub mod kernels;
 pub mod model;
 pub mod ops;

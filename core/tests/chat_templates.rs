@@ -1,4 +1,7 @@
-//! Chat templates of real models, rendered as the transformers library renders them.
+//! Chat templates as the transformers library renders them: those of real models, and thousands of expressions.
+//!
+//! The results of expressions and slices, `data/chat/expressions.json` and `slices.json`, are made by
+//! `tests/fixtures/make_template_expectations.py`.
 //!
 //! The expectations in `data/chat/expected.txt` are made by `tests/fixtures/make_chat_expectations.py`, which describes
 //! their format; the templates are others' and are read from `STERNA_DATA_DIR`. Without it the tests say so and skip,
@@ -108,4 +111,44 @@ fn renders_as_transformers() {
     println!("{} of {cases} renderings", cases - wrong.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(cases, 64);
+}
+
+/// The text of a template without messages.
+fn text_of(source: &str) -> Option<String> {
+    let template = ChatTemplate::new(source, None, None).ok()?;
+    template.render(&[], false, &Extras::new(), Some(1_709_210_096)).ok()
+}
+
+#[test]
+fn expressions_are_as_in_jinja2() {
+    let file: serde_json::Value = serde_json::from_str(include_str!("data/chat/expressions.json")).unwrap();
+    let prelude = file["prelude"].as_str().unwrap();
+    let mut wrong = Vec::new();
+    let cases = file["cases"].as_array().unwrap();
+    for case in cases {
+        let source = case[0].as_str().unwrap();
+        let found = text_of(&[prelude, source].concat());
+        if found.as_deref() != case[1].as_str() {
+            wrong.push(format!("{source}\n jinja2 {:?}\n found  {found:?}", case[1].as_str()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(cases.len() > 5_000);
+}
+
+#[test]
+fn slices_are_as_in_python() {
+    let cases: serde_json::Value = serde_json::from_str(include_str!("data/chat/slices.json")).unwrap();
+    let subjects = ["[0, 1, 2, 3]", "'abcd'", "(0, 1, 2)", "range(5)", "[]"];
+    for case in cases.as_array().unwrap() {
+        let bounds = (0..3).map(|i| case[i].as_i64().map_or(String::new(), |bound| bound.to_string()));
+        let bounds = bounds.collect::<Vec<_>>().join(":");
+        for (i, subject) in subjects.iter().enumerate() {
+            let list = if i == 1 { "" } else { " | list" };
+            let found = text_of(&format!("{{{{ {subject}[{bounds}]{list} | tojson }}}}")).unwrap();
+            let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+            assert_eq!(found, case[3][i], "{subject}[{bounds}]");
+        }
+    }
+    assert_eq!(cases.as_array().unwrap().len(), 900);
 }

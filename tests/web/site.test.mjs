@@ -346,6 +346,7 @@ describe('your model', () => {
     await until(page, '#talk-title', 'Chat');
     await page.locator('#talk summary').click();
     await page.fill('#max-tokens', '12');
+    await page.fill('#model-seed', '3');
     await page.fill('#system', 'Be brief.');
     for (const [i, words] of ['Hello', 'And then?'].entries()) {
       await page.fill('#say', words);
@@ -368,6 +369,7 @@ describe('your model', () => {
     await drop(page, 'tiny.gguf', tiny('llama-tq2_0'));
     await until(page, '#talk-title', 'Continue a text');
     await page.locator('#talk summary').click();
+    await page.fill('#model-seed', '1');
     await page.fill('#say', 'word '.repeat(400));
     await page.click('#send');
     await until(page, '#talk-failure code', 'context-full');
@@ -655,6 +657,7 @@ describe('look', () => {
       await until(page, '#talk-title', 'Chat');
       await page.locator('#talk summary').click();
       await page.fill('#max-tokens', '180');
+      await page.fill('#model-seed', '1');
       await page.locator('#talk summary').click();
       await page.fill('#say', 'Who comes here');
       await page.click('#send');

@@ -130,8 +130,8 @@ export async function openPage(browser, url) {
   };
 }
 
-/** A GGUF file with one more text in its metadata. */
-export function withText(gguf, key, text) {
+/** Where the parts of a GGUF file lie: the end of its metadata, its tensors, and where their data begins. */
+function layout(gguf) {
   const view = new DataView(gguf.buffer, gguf.byteOffset, gguf.byteLength);
   const u64 = (at) => Number(view.getBigUint64(at, true));
   let at = 24;
@@ -156,85 +156,67 @@ export function withText(gguf, key, text) {
     at += 4;
     value(view.getUint32(at - 4, true));
   }
+  const metadata = at;
+  const tensors = [];
   for (let i = u64(8); i > 0; i--) {
+    const from = at;
     string();
     at += 4 + 8 * view.getUint32(at, true) + 12;
+    tensors.push({ entry: gguf.subarray(from, at - 8), offset: u64(at - 8) });
   }
-  const header = at;
-  const aligned = (size) => Math.ceil(size / 32) * 32;
-  const word = (value) => {
-    const bytes = Buffer.alloc(8);
-    bytes.writeBigUInt64LE(BigInt(value));
-    return bytes;
-  };
-  const text8 = (value) => [word(Buffer.byteLength(value)), Buffer.from(value)];
+  const data = aligned(at);
+  const ends = [...tensors.slice(1).map(({ offset }) => offset), gguf.length - data];
+  for (const [i, tensor] of tensors.entries()) tensor.bytes = gguf.subarray(data + tensor.offset, data + ends[i]);
+  return { keys: u64(16), metadata, header: at, tensors };
+}
+
+const aligned = (size) => Math.ceil(size / 32) * 32;
+
+function word(value) {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64LE(BigInt(value));
+  return bytes;
+}
+
+const text8 = (value) => [word(Buffer.byteLength(value)), Buffer.from(value)];
+
+function padded(bytes) {
+  return Buffer.concat([bytes, Buffer.alloc(aligned(bytes.length) - bytes.length)]);
+}
+
+/** A GGUF file with one more text in its metadata. */
+export function withText(gguf, key, text) {
+  const { keys, header } = layout(gguf);
   const entry = Buffer.concat([...text8(key), Buffer.from([8, 0, 0, 0]), ...text8(text)]);
-  const start = Buffer.concat([gguf.subarray(0, 16), word(u64(16) + 1), entry, gguf.subarray(24, header)]);
-  const padding = Buffer.alloc(aligned(start.length) - start.length);
-  return Buffer.concat([start, padding, gguf.subarray(aligned(header))]);
+  const start = Buffer.concat([gguf.subarray(0, 16), word(keys + 1), entry, gguf.subarray(24, header)]);
+  return Buffer.concat([padded(start), gguf.subarray(aligned(header))]);
 }
 
-/** A drawing of lines through points in [0, 1], `side` pixels wide and high, with 255 for full ink. */
-export function draw(lines, side = 200, width = 0.05) {
-  const data = new Uint8Array(side * side);
-  for (let y = 0; y < side; y++) {
-    for (let x = 0; x < side; x++) {
-      const distance = Math.min(
-        ...lines.flatMap((points) => points.slice(1).map((to, i) => away([x / side, y / side], points[i], to))),
-      );
-      if (distance < width) data[y * side + x] = 255;
+/** A GGUF file as so many parts, the first with all of the metadata, as `llama-gguf-split` writes them. */
+export function splitGguf(gguf, count) {
+  const { keys, metadata, tensors } = layout(gguf);
+  const each = Math.ceil(tensors.length / count);
+  const number = (key, type, bytes, value) => {
+    const tail = Buffer.alloc(4 + bytes);
+    tail.writeUInt32LE(type);
+    tail.writeUIntLE(value, 4, bytes);
+    return Buffer.concat([...text8(key), tail]);
+  };
+  return Array.from({ length: count }, (_, i) => {
+    const mine = tensors.slice(i * each, (i + 1) * each);
+    const split = [
+      number('split.no', 2, 2, i),
+      number('split.count', 2, 2, count),
+      number('split.tensors.count', 5, 4, tensors.length),
+    ];
+    const own = i === 0 ? [word(keys + 3), ...split, gguf.subarray(24, metadata)] : [word(3), ...split];
+    let offset = 0;
+    const entries = [];
+    for (const { entry, bytes } of mine) {
+      entries.push(entry, word(offset));
+      offset += aligned(bytes.length);
     }
-  }
-  return data;
+    const start = Buffer.concat([gguf.subarray(0, 8), word(mine.length), ...own, ...entries]);
+    return Buffer.concat([padded(start), ...mine.map(({ bytes }) => padded(bytes))]);
+  });
 }
-
-function away([x, y], [ax, ay], [bx, by]) {
-  const [dx, dy] = [bx - ax, by - ay];
-  const t = Math.max(0, Math.min(1, ((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy || 1)));
-  return Math.hypot(x - ax - t * dx, y - ay - t * dy);
-}
-
-const oval = (x, y, rx, ry) =>
-  Array.from({ length: 33 }, (_, i) => [x + rx * Math.sin((i * Math.PI) / 16), y - ry * Math.cos((i * Math.PI) / 16)]);
-
-/** Digits as a ruler and a compass would draw them. */
-export const DIGITS = {
-  0: [oval(0.5, 0.5, 0.2, 0.32)],
-  1: [
-    [
-      [0.5, 0.15],
-      [0.5, 0.85],
-    ],
-  ],
-  3: [
-    [
-      [0.32, 0.2],
-      [0.5, 0.15],
-      [0.66, 0.25],
-      [0.62, 0.42],
-      [0.45, 0.5],
-      [0.65, 0.58],
-      [0.68, 0.75],
-      [0.5, 0.86],
-      [0.3, 0.8],
-    ],
-  ],
-  4: [
-    [
-      [0.35, 0.15],
-      [0.3, 0.5],
-      [0.7, 0.5],
-    ],
-    [
-      [0.66, 0.2],
-      [0.62, 0.85],
-    ],
-  ],
-  7: [
-    [
-      [0.3, 0.2],
-      [0.7, 0.2],
-      [0.45, 0.85],
-    ],
-  ],
-};

@@ -95,6 +95,11 @@ export class Engine {
         this.#loader = new this.#glue.Loader(message.length, message.kernel, message.context);
         if (message.store) this.#store = await Store.open(message.store);
         return;
+      case "ahead":
+        this.#loader?.ahead(message.length);
+        return;
+      case "part":
+        return this.#part(message);
       case "chunk":
         return this.#chunk(message.bytes);
       case "finish":
@@ -122,16 +127,30 @@ export class Engine {
     this.#port.post({ type: "ready", threads: this.#glue.threads() });
   }
 
+  /** A part that is whole counts, also when a later one fails. */
+  async #part({ length, store }: Extract<ToWorker, { type: "part" }>): Promise<void> {
+    try {
+      this.#loader?.part(length);
+    } catch (error) {
+      await this.#store?.discard();
+      throw error;
+    }
+    await this.#store?.commit();
+    this.#store = store && (await Store.open(store));
+  }
+
   async #chunk(bytes: Uint8Array): Promise<void> {
+    const ahead = this.#loader?.readsAhead ?? false;
     try {
       this.#loader?.push(bytes);
     } catch (error) {
       await this.#store?.discard();
       throw error;
     }
-    this.#store?.write(bytes);
+    // What is read ahead comes again with its part.
+    if (!ahead) this.#store?.write(bytes);
     this.#sendCard();
-    this.#port.post({ type: "ack", bytes: bytes.byteLength });
+    this.#port.post({ type: "ack", bytes: bytes.byteLength, ...(this.#loader?.readsAhead && { ahead: true }) });
   }
 
   #sendCard(): void {

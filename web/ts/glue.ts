@@ -19,6 +19,11 @@ export interface Glue {
 
 export interface GlueLoader {
   push(chunk: Uint8Array): void;
+  /** Split models: begins to read a later part's header; `push` takes it while `readsAhead`. */
+  ahead(length: number | undefined): void;
+  readonly readsAhead: boolean;
+  /** Split models: the part has ended, the next begins. */
+  part(length: number | undefined): void;
   card(): string | undefined;
   finish(): GlueModel;
 }

@@ -79,6 +79,8 @@ export class Host {
   #ids = 0;
   #pending = 0;
   #inFlight = 0;
+  /** A header that is read ahead is incomplete. */
+  #ahead = false;
   /** Called when bytes have been taken, the load is done, or all is over. */
   #moved: (() => void) | undefined;
   #ready: ((threads: number) => void) | undefined;
@@ -151,6 +153,31 @@ export class Host {
     store: StoreRequest | undefined;
   }): void {
     this.#post({ type: "open", ...options });
+  }
+
+  /** Reads the header of a split model's later part, of `length` bytes if that is known. */
+  async readAhead(length: number | undefined, chunks: AsyncIterable<Bytes>): Promise<void> {
+    this.#check();
+    this.#ahead = true;
+    this.#post({ type: "ahead", length });
+    for await (const chunk of chunks) {
+      await this.push(chunk);
+      await this.drain();
+      if (!this.#ahead) return;
+    }
+    throw new SternaError("truncated", "the file ends within its header; download or copy it again");
+  }
+
+  /** Waits until the worker has taken all bytes. */
+  async drain(): Promise<void> {
+    while (this.#inFlight > 0 && !this.#error) await this.#move();
+    this.#check();
+  }
+
+  /** A part of a split model has ended, the next begins. */
+  part(length: number | undefined, store: StoreRequest | undefined): void {
+    this.#check();
+    this.#post({ type: "part", length, store });
   }
 
   /** Gives the worker the next bytes, which it takes over; waits while it has enough to do. */
@@ -298,6 +325,7 @@ export class Host {
         return;
       case "ack":
         this.#inFlight -= message.bytes;
+        this.#ahead = message.ahead ?? false;
         this.#moved?.();
         return;
       case "card":

@@ -5,7 +5,8 @@ import type { SternaErrorCode } from "./errors.js";
 import { Host } from "./host.js";
 import { Model } from "./model.js";
 import type { ModelCard } from "./model.js";
-import { openSource } from "./source.js";
+import { partsOf } from "./parts.js";
+import type { Part } from "./parts.js";
 import type { Opened, Progress, Source } from "./source.js";
 
 /** How a model is loaded. */
@@ -96,7 +97,8 @@ async function attempt(source: Source, options: LoadOptions, plan: Plan): Promis
   stop.signal.addEventListener("abort", () => host?.close());
   try {
     const fetcher = options.fetch ?? ((input, init) => fetch(input, init));
-    const bytes = openSource(source, { signal: stop.signal, cache: plan.cache, hub: options.hub, fetch: fetcher });
+    const parts = partsOf(source, { signal: stop.signal, cache: plan.cache, hub: options.hub, fetch: fetcher });
+    const bytes = openPart(parts, 0);
     const engine = Host.start(options, stop.signal).then((it) => (host = it));
     // The first that fails ends the other.
     [opened] = await Promise.all([bytes, engine]).catch((error: unknown) => {
@@ -114,14 +116,28 @@ async function attempt(source: Source, options: LoadOptions, plan: Plan): Promis
         stop.abort(error);
       }
     };
-    const { length: total, phase, store } = opened;
-    const length = plan.trust || !opened.unsure ? total : undefined;
-    running.open({ length, kernel: options.kernel, context: options.context, store });
+    const first = opened;
+    const lengthOf = (it: Opened): number | undefined => (plan.trust || !it.unsure ? it.length : undefined);
+    running.open({ length: lengthOf(first), kernel: options.kernel, context: options.context, store: first.store });
+    // A model's tensors are known when the headers of all its parts are.
+    let total = first.length;
+    for (let i = 1; i < parts.length; i++) {
+      opened = await openPart(parts, i);
+      total = total === undefined || opened.length === undefined ? undefined : total + opened.length;
+      await running.readAhead(lengthOf(opened), opened.chunks);
+    }
     let loaded = 0;
-    for await (const chunk of opened.chunks) {
-      loaded += chunk.byteLength;
-      await running.push(chunk);
-      onProgress?.({ loaded, ...(total !== undefined && loaded <= total && { total }), phase });
+    for (let i = 0; i < parts.length; i++) {
+      opened = i === 0 ? first : await openPart(parts, i);
+      const { phase, store, chunks } = opened;
+      if (i > 0) running.part(lengthOf(opened), store);
+      for await (const chunk of chunks) {
+        loaded += chunk.byteLength;
+        await running.push(chunk);
+        onProgress?.({ loaded, ...(total !== undefined && loaded <= total && { total }), phase });
+      }
+      // What is wrong with a part shows before the next is opened.
+      await running.drain();
     }
     const { card, context } = await running.finish();
     stop.signal.throwIfAborted();
@@ -139,6 +155,20 @@ async function attempt(source: Source, options: LoadOptions, plan: Plan): Promis
     throw reason;
   } finally {
     signal?.removeEventListener("abort", abort);
+  }
+}
+
+/** Opens one of a model's files; an error says which of several it is. */
+async function openPart(parts: readonly Part[], index: number): Promise<Opened> {
+  const part = parts[index];
+  if (!part) return invalid("the model has no such part");
+  try {
+    return await part.open();
+  } catch (error) {
+    if (parts.length === 1 || !(error instanceof SternaError)) throw error;
+    const which = `part ${index + 1} of ${parts.length}${part.name && ` (${part.name})`}`;
+    const status = error.status === undefined ? {} : { status: error.status };
+    throw new SternaError(error.code, `${which}: ${error.message}`, { cause: error, ...status });
   }
 }
 

@@ -1,7 +1,8 @@
 /**
  * What the page (or Node's main thread) and the engine worker say to each other.
  *
- * A worker holds one model. Its life: `init` -> `ready`; `open`, `chunk`s each answered by `ack`, `finish` -> `loaded`;
+ * A worker holds one model. Its life: `init` -> `ready`; `open`, `chunk`s each answered by `ack`, `finish` -> `loaded`
+ * (of a split model, `ahead` and `chunk`s for the header of each later part go before, and `part` between the parts);
  * then `call`s, which it does one after the other, each answered by `result` or `error`. A call that writes text sends
  * `pieces` before, and no more batches than it has credits. `credit` and `cancel` are heard at once, also in the
  * middle of a call. `fatal` is the last thing that a worker says.
@@ -103,6 +104,8 @@ export type ToWorker =
       context: number | undefined;
       store: StoreRequest | undefined;
     }
+  | { type: "ahead"; length: number | undefined }
+  | { type: "part"; length: number | undefined; store: StoreRequest | undefined }
   | { type: "chunk"; bytes: Bytes }
   | { type: "finish" }
   | { type: "call"; id: number; op: Op }
@@ -113,7 +116,8 @@ export type ToWorker =
 export type FromWorker =
   | { type: "ready"; threads: number }
   | { type: "pool"; threads: number; module: WebAssembly.Module; memory: WebAssembly.Memory; receiver: number }
-  | { type: "ack"; bytes: number }
+  /** `ahead`: a header that is read ahead is incomplete yet. */
+  | { type: "ack"; bytes: number; ahead?: boolean }
   | { type: "card"; card: string }
   | { type: "loaded"; card: string; context: number | undefined }
   | { type: "pieces"; id: number; pieces: Pieces; stats: Stats }

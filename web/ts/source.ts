@@ -22,9 +22,19 @@ export interface HubFile {
 
 /**
  * What a model can be loaded from. A string is a URL, relative to the page; in Node it is a path, unless it begins with
- * `http:`, `https:`, `file:`, `data:` or `blob:`. Buffers stay as they are; a stream or response is read to its end.
+ * `http:`, `https:`, `file:`, `data:` or `blob:`. Buffers stay as they are; a stream or response is read to its end. The
+ * address of one part of a split model (`NAME-00001-of-00003.gguf`) stands for all parts; a list is the parts of one model.
  */
-export type Source = string | URL | Blob | ReadableStream<Uint8Array> | ArrayBuffer | Uint8Array | Response | HubFile;
+export type Source =
+  | string
+  | URL
+  | Blob
+  | ReadableStream<Uint8Array>
+  | ArrayBuffer
+  | Uint8Array
+  | Response
+  | HubFile
+  | readonly (string | URL | Blob)[];
 
 /** How far a load has come. */
 export interface Progress {
@@ -87,7 +97,7 @@ export async function openSource(source: Source, options: SourceOptions): Promis
     return openUrl(hubUrl(source, options.hub ?? HUB), options);
   }
   return invalid(
-    "load takes a URL, a Blob or File, a ReadableStream, a Response, an ArrayBuffer, a Uint8Array or { repo, file }",
+    "load takes a URL, a Blob or File, a ReadableStream, a Response, an ArrayBuffer, a Uint8Array, { repo, file }, or a list of a split model's parts",
   );
 }
 

@@ -96,6 +96,12 @@ function progress(mine) {
   };
 }
 
+/** Opens a file, or the parts of a split model that were given together. */
+function openFiles(files) {
+  const all = [...files];
+  if (all.length > 0) open(all.length === 1 ? all[0] : all, all.length === 1 ? all[0].name : `${all[0].name} and ${many(all.length - 1, 'file')} more`);
+}
+
 const drop = $('drop');
 const carriesFile = (event) => event.dataTransfer?.types.includes('Files');
 // A file dropped beside the zone would replace the page.
@@ -109,12 +115,10 @@ addEventListener('drop', (event) => {
   if (!carriesFile(event)) return;
   event.preventDefault();
   drop.classList.remove('over');
-  const [dropped] = event.dataTransfer.files;
-  if (dropped) open(dropped, dropped.name);
+  openFiles(event.dataTransfer.files);
 });
 $('file').addEventListener('change', () => {
-  const [chosen] = $('file').files;
-  if (chosen) open(chosen, chosen.name);
+  openFiles($('file').files);
   $('file').value = '';
 });
 $('from-address').addEventListener('submit', (event) => {
