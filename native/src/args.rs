@@ -202,12 +202,12 @@ pub struct PromptArgs {
 impl Cli {
     /// Reads this process' arguments; exits with the usage on a mistake.
     pub fn from_command_line() -> Self {
-        Self::parse_from(two_letter_flags(std::env::args_os()))
+        Self::parse_from(verbose_last(two_letter_flags(std::env::args_os())))
     }
 
     /// Reads these arguments, the program's name first.
     pub fn try_from_words(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(two_letter_flags(words))
+        Self::try_parse_from(verbose_last(two_letter_flags(words)))
     }
 }
 
@@ -341,6 +341,16 @@ fn two_letter_flags(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> 
             long.map_or(word, |(_, long)| OsString::from(long))
         })
         .collect()
+}
+
+/// Moves a `--verbose` that stands before the command behind its words: what stands before a command is for the model inside.
+fn verbose_last(mut words: Vec<OsString>) -> Vec<OsString> {
+    if words.get(1).is_some_and(|word| word == "-v" || word == "--verbose") {
+        let word = words.remove(1);
+        let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+        words.insert(end, word);
+    }
+    words
 }
 
 #[cfg(test)]

@@ -194,7 +194,7 @@ fn verbose_tells_what_is_done() {
             sterna().args(words).arg(&model).args(["-n", "1", "-p", "A"]).assert().success().get_output().clone();
         String::from_utf8(output.stderr).unwrap()
     };
-    for words in [&["run", "-v"][..], &["run", "--verbose"]] {
+    for words in [&["run", "-v"][..], &["run", "--verbose"], &["-v", "run"]] {
         let said = run(words);
         assert!(said.starts_with("sterna 0.") && said.contains("loaded ") && said.contains("kernel "), "{said}");
     }

@@ -12,6 +12,7 @@ use sterna_core::ternary::{Granularity, Method};
 use crate::checkpoint::safetensors::Dtype;
 use crate::convert::report::Report;
 use crate::convert::{self, Options, format_named};
+use crate::ui::message;
 use crate::{Out, engine};
 
 /// The model within a converted directory.
@@ -218,7 +219,7 @@ pub(super) fn finish(
         writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
         return Ok(());
     }
-    report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    report.notes.iter().for_each(|note| message::note(note));
     Ok(report.write_text(out)?)
 }
 
@@ -293,10 +294,10 @@ impl RestArgs {
     /// Says why some flags have no effect.
     fn explain(&self) {
         if let Some(map) = &self.device_map {
-            eprintln!("note: --device-map {map} has no effect: tensors are converted one at a time on the CPU");
+            message::note(&format!("--device-map {map} has no effect: tensors are converted one at a time on the CPU"));
         }
         if self.force_cpu_device_map {
-            eprintln!("note: --force-cpu-device-map has no effect: conversion always is on the CPU");
+            message::note("--force-cpu-device-map has no effect: conversion always is on the CPU");
         }
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 
 use crate::Out;
 use crate::data::{self, CATALOGUE, DataSet, Fetcher};
+use crate::ui::message;
 use crate::ui::progress::HubProgress;
 use crate::ui::text::{self, Align};
 
@@ -31,7 +32,7 @@ pub enum Action {
 /// What `sterna data list` takes.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Look here too, first.
+    /// Look here only.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// As JSON.
@@ -98,9 +99,14 @@ fn get(args: &GetArgs, out: &mut Out) -> Result<()> {
     let fetcher = Fetcher::from_env()?;
     for set in sets {
         let kept = fetcher.get(set, &folder, &mut HubProgress::new())?;
+        let by_name = if kept.path.is_file() { "; commands that read a text take its name" } else { "" };
         match kept.fetched {
-            0 => eprintln!("{} was here already; checked", set.name),
-            n => eprintln!("{} is here, checked ({n} of {} files fetched)", set.name, set.files.len()),
+            0 => message::line(&format!("{} was here already; checked{by_name}", set.name)),
+            n => message::line(&format!(
+                "{} is here, checked ({n} of {} files fetched){by_name}",
+                set.name,
+                set.files.len()
+            )),
         }
         writeln!(out, "{}", kept.path.display())?;
     }

@@ -7,7 +7,7 @@ use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
 use crate::Out;
 use crate::args::{ModelArgs, PromptArgs};
 use crate::source::Source;
-use crate::ui::text;
+use crate::ui::{message, text};
 
 /// What `sterna tokenize` takes.
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ pub fn run(args: &TokenizeArgs, out: &mut Out) -> Result<()> {
     let source = Source::open(&args.model.resolve()?)?;
     let tokenizer = Tokenizer::from_metadata(&source.header().metadata)?;
     for warning in tokenizer.warnings() {
-        eprintln!("warning: {warning}");
+        message::warning_once(warning);
     }
     let text = if args.stdin { crate::args::read_text("-".as_ref())? } else { args.prompt.text()? };
     let options = EncodeOptions { add_special: !args.no_bos, parse_special: !args.no_parse_special };

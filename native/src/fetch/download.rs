@@ -52,7 +52,7 @@ pub fn fetch(
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(FetchError::io("make this folder", parent))?;
     }
-    let mut part = Part::open(&target, remote)?;
+    let mut part = Part::open(&target, remote, watcher)?;
     watcher.event(Event::Advanced { done: part.done, total: remote.size });
     if remote.size.is_none_or(|size| part.done < size) {
         client.retrying(watcher, |watcher, progress| part.go_on(client, url, watcher, progress))?;
@@ -62,7 +62,7 @@ pub fn fetch(
 
 impl<'a> Part<'a> {
     /// What an earlier call left, if it is of the same content.
-    fn open(target: &Path, remote: &'a RemoteFile) -> Result<Self> {
+    fn open(target: &Path, remote: &'a RemoteFile, watcher: &mut dyn Watcher) -> Result<Self> {
         let (path, note_path) = (suffixed(target, PART), suffixed(target, PART_NOTE));
         let old: Note =
             fs::read(&note_path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
@@ -75,7 +75,7 @@ impl<'a> Part<'a> {
         let note = Note { sha256: remote.sha256.clone(), size: remote.size, etag: old.etag.filter(|_| same) };
         let mut part = Self { path, note_path, note, remote, hasher: Sha256::new(), done: 0, linked: None };
         if same {
-            part.hash_existing()?;
+            part.hash_existing(watcher)?;
         }
         if part.done == 0 || remote.size.is_some_and(|size| part.done > size) {
             part.restart()?;
@@ -83,7 +83,7 @@ impl<'a> Part<'a> {
         Ok(part)
     }
 
-    fn hash_existing(&mut self) -> Result<()> {
+    fn hash_existing(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -97,6 +97,11 @@ impl<'a> Part<'a> {
             }
             self.hasher.update(&buffer[..n]);
             self.done += n as u64;
+            // A part of many gigabytes takes a while.
+            watcher.event(Event::Checking { done: self.done });
+            if watcher.interrupted() {
+                return Err(FetchError::Interrupted);
+            }
         }
     }
 

@@ -66,6 +66,11 @@ pub enum Event<'a> {
         /// How many files there are.
         count: usize,
     },
+    /// Bytes of this file that an earlier call fetched and that were looked through now.
+    Checking {
+        /// In bytes.
+        done: u64,
+    },
     /// Bytes of this file that are here now.
     Advanced {
         /// In bytes.

@@ -1,8 +1,9 @@
 //! Progress of what takes more than a second, on stderr: a bar on a terminal, else a few lines that keep a log short.
 
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -16,8 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Lines are at least so far apart, and a tenth of the way.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// The bars on the screen.
-static BARS: Mutex<Vec<ProgressBar>> = Mutex::new(Vec::new());
+/// The bars on the screen, by number.
+static BARS: Mutex<Vec<(u64, ProgressBar)>> = Mutex::new(Vec::new());
+/// Of the next bar.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// From now on this process tells no progress: another one does.
@@ -27,11 +30,15 @@ pub fn silence() {
 
 /// Takes a bar off the screen while `write` writes to the terminal.
 pub fn beside_bars<R>(write: impl FnOnce() -> R) -> R {
-    let bar = BARS.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
+    let bar = bars().last().cloned();
     match bar {
-        Some(bar) => bar.suspend(write),
+        Some((_, bar)) => bar.suspend(write),
         None => write(),
     }
+}
+
+fn bars() -> MutexGuard<'static, Vec<(u64, ProgressBar)>> {
+    BARS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How far a thing is, in bytes or steps.
@@ -48,7 +55,8 @@ pub struct Progress {
 
 /// How progress is told.
 enum Way {
-    Bar { shown: bool },
+    /// On the screen after a second.
+    Bar(u64),
     Lines(Pace),
     Silence,
 }
@@ -91,7 +99,7 @@ impl Progress {
         let way = if SILENT.load(Ordering::Relaxed) {
             Way::Silence
         } else if io::stderr().is_terminal() {
-            Way::Bar { shown: false }
+            Way::Bar(shown_later(&bar))
         } else {
             Way::Lines(Pace::default())
         };
@@ -102,18 +110,10 @@ impl Progress {
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);
         let elapsed = self.since.elapsed();
-        match &mut self.way {
-            Way::Bar { shown } if !*shown && elapsed >= PATIENCE => {
-                *shown = true;
-                self.bar.set_draw_target(ProgressDrawTarget::stderr());
-                BARS.lock().unwrap_or_else(PoisonError::into_inner).push(self.bar.clone());
-            }
-            Way::Lines(pace) => {
-                if pace.due(elapsed, done, self.total) {
-                    message::line(&self.line(elapsed, done));
-                }
-            }
-            Way::Bar { .. } | Way::Silence => {}
+        if let Way::Lines(pace) = &mut self.way
+            && pace.due(elapsed, done, self.total)
+        {
+            message::line(&self.line(elapsed, done));
         }
     }
 
@@ -131,8 +131,9 @@ impl Progress {
         if let Some(total) = self.total.filter(|&total| total > 0) {
             line += &format!(" of {} ({:.0} %)", amount(total), 100.0 * done as f64 / total as f64);
             let here = done.saturating_sub(self.before);
-            if here > 0 {
-                let left = elapsed.mul_f64(total.saturating_sub(done) as f64 / here as f64);
+            let left = elapsed.as_secs_f64() * total.saturating_sub(done) as f64 / here as f64;
+            // Nothing done yet, or a total beyond belief: no telling.
+            if let Ok(left) = Duration::try_from_secs_f64(left) {
                 line += &format!(", {} left", text::duration(left));
             }
         }
@@ -147,12 +148,29 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if matches!(self.way, Way::Bar { shown: true }) {
-            // Bars end in the order opposite to that in which they begin.
-            BARS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut bars = bars();
+        if let Way::Bar(number) = self.way {
+            bars.retain(|(other, _)| *other != number);
         }
         self.bar.finish_and_clear();
     }
+}
+
+/// Brings a bar to the screen after [`PATIENCE`], if it is still there, whether anything moved or not; gives its number.
+fn shown_later(bar: &ProgressBar) -> u64 {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let bar = bar.downgrade();
+    thread::spawn(move || {
+        thread::sleep(PATIENCE);
+        // No bar ends while they are held.
+        let mut bars = bars();
+        if let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.tick();
+            bars.push((number, bar));
+        }
+    });
+    number
 }
 
 /// When the next line is due.
@@ -185,13 +203,14 @@ impl Pace {
 pub struct HubProgress {
     busy: Busy,
     label: String,
+    checking: Option<Progress>,
     bar: Option<Progress>,
 }
 
 impl HubProgress {
     /// Nothing is shown until something happens.
     pub fn new() -> Self {
-        Self { busy: interrupt::busy(), label: String::new(), bar: None }
+        Self { busy: interrupt::busy(), label: String::new(), checking: None, bar: None }
     }
 }
 
@@ -211,14 +230,21 @@ impl Watcher for HubProgress {
                 self.label = if count > 1 { format!("{name} ({number} of {count})") } else { name.to_owned() };
                 message::line(&format!("fetching {}", self.label));
             }
-            Event::Advanced { done, total } => match &mut self.bar {
-                Some(bar) => bar.set(done),
-                None => {
-                    let mut bar = Progress::bytes(self.label.clone(), total);
-                    bar.start_at(done);
-                    self.bar = Some(bar);
+            Event::Checking { done } => {
+                let label = || format!("checking what is here of {}", self.label);
+                self.checking.get_or_insert_with(|| Progress::bytes(label(), None)).set(done);
+            }
+            Event::Advanced { done, total } => {
+                self.checking = None;
+                match &mut self.bar {
+                    Some(bar) => bar.set(done),
+                    None => {
+                        let mut bar = Progress::bytes(self.label.clone(), total);
+                        bar.start_at(done);
+                        self.bar = Some(bar);
+                    }
                 }
-            },
+            }
             Event::Retrying { why, wait, next, tries } => {
                 let seconds = wait.as_secs_f32().ceil();
                 message::line(&format!("{}; trying again in {seconds} s (try {next} of {tries})", why.cause()));
