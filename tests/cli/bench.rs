@@ -240,7 +240,8 @@ fn the_micro_run_of_another_toolkit_is_understood() {
     let mut command = sterna();
     command.args(["bench", "model", "--model-id"]).arg(fixture("gpt2")).arg("--dataset-name").arg(&text);
     command.args("--device auto --dtype float32 --max-eval-tokens 32 --eval-texts 8 --max-new-tokens 4".split(' '));
-    command.args("--run-qat --qat-steps 5 --train-split train[:30] --batch-size 2 --seq-len 32 --json-output".split(' '));
+    command
+        .args("--run-qat --qat-steps 5 --train-split train[:30] --batch-size 2 --seq-len 32 --json-output".split(' '));
     stdout(command.arg(&out));
     let report = json(&std::fs::read_to_string(&out).unwrap());
     assert_eq!((&report["train_split"], &report["device"]), (&"train[:30]".into(), &"cpu".into()));

@@ -136,7 +136,8 @@ fn the_suite_of_another_toolkit_is_understood() {
     let table = std::fs::read_to_string(&csv).unwrap();
     assert!(table.starts_with("mode,accuracy,loss,latency_s,bytes\nfp32,"), "{table}");
     assert_eq!(table, std::fs::read_to_string(out.join("fashion-mnist.csv")).unwrap());
-    let settings = |row: &str| std::fs::read_to_string(out.join("fashion-mnist").join(row).join("config.toml")).unwrap();
+    let settings =
+        |row: &str| std::fs::read_to_string(out.join("fashion-mnist").join(row).join("config.toml")).unwrap();
     // 200 images in batches of 20.
     assert!(settings("fp32").contains("\nsteps = 20\n") && settings("qat").contains("\nsteps = 10\n"));
     assert!(settings("qat").contains("method = \"threshold:0.45\""));

@@ -134,7 +134,14 @@ fn flags_of_other_toolkits_are_understood_and_a_run_goes_on_without_settings() {
     let (plain, _) = texts(&dir);
     let (out, report) = (dir.path().join("out"), dir.path().join("report.json"));
     let mut command = sterna();
-    command.arg("qat").arg("--model-id").arg(fixture("gpt2")).arg("--dataset-name").arg(&plain).arg("--output-dir").arg(&out);
+    command
+        .arg("qat")
+        .arg("--model-id")
+        .arg(fixture("gpt2"))
+        .arg("--dataset-name")
+        .arg(&plain)
+        .arg("--output-dir")
+        .arg(&out);
     command.args("--train-split train[:300] --max-eval-tokens 20 --block-size 32 --batch-size 2 --steps 6".split(' '));
     command.args(["--threshold", "0.45", "--device", "auto", "--json-output"]).arg(&report);
     let assert = command.assert().success();
@@ -153,7 +160,10 @@ fn flags_of_other_toolkits_are_understood_and_a_run_goes_on_without_settings() {
         command
     };
     assert_eq!(json(&stdout(&mut again(&["--resume", "--json"])))["trained"], outcome["trained"]);
-    again(&["--resume", "--distill", "0.5"]).assert().code(1).stderr(predicate::str::contains("distill was 0.0 there and is 0.5 here"));
+    again(&["--resume", "--distill", "0.5"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("distill was 0.0 there and is 0.5 here"));
     let model = std::fs::read(out.join("model.gguf")).unwrap();
     std::fs::remove_file(out.join("model.gguf")).unwrap();
     assert_eq!(json(&stdout(&mut again(&["--export-only", "--json"])))["step"], 6);

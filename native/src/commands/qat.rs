@@ -64,7 +64,13 @@ pub struct QatArgs {
     #[arg(long, visible_alias = "block-size", value_name = "N", allow_negative_numbers = true, value_parser = at_least::<4>)]
     pub seq_len: Option<usize>,
     /// The rule threshold, with this share of a group's largest magnitude, below which weights become zero.
-    #[arg(long, visible_alias = "threshold", value_name = "SHARE", allow_negative_numbers = true, conflicts_with = "rule")]
+    #[arg(
+        long,
+        visible_alias = "threshold",
+        value_name = "SHARE",
+        allow_negative_numbers = true,
+        conflicts_with = "rule"
+    )]
     pub ternary_threshold: Option<f32>,
     /// Follow the float model: the loss is (1 - WEIGHT) of the text's and WEIGHT of the divergence from its predictions.
     #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true)]

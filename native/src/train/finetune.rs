@@ -416,7 +416,9 @@ impl Rounding {
 }
 
 fn check(c: &FinetuneConfig) -> Result<()> {
-    for (path, said) in [(&c.source, "no checkpoint to train; name its directory"), (&c.text, "no text; name one with --text FILE")] {
+    for (path, said) in
+        [(&c.source, "no checkpoint to train; name its directory"), (&c.text, "no text; name one with --text FILE")]
+    {
         if path.as_os_str().is_empty() {
             bail!("the settings name {said}");
         }
@@ -506,7 +508,11 @@ impl Text {
             (config.max_train_samples, config.text_field.as_str(), config.run.data_dir.as_deref());
         let path = data::text_file(&config.text, data_dir)?;
         let share = |documents: &Documents, share| documents.cut(share, samples).0.to_owned();
-        let own = config.eval_text.as_ref().map(|path| Documents::read(&data::text_file(path, data_dir)?, field)).transpose()?;
+        let own = config
+            .eval_text
+            .as_ref()
+            .map(|path| Documents::read(&data::text_file(path, data_dir)?, field))
+            .transpose()?;
         let split = config.train_split.clone().or_else(|| path.is_dir().then(Split::all));
         if let Some(split) = split {
             let Parts { training, evaluation } = Parts::read(&path, config.text_config.as_deref(), field, &split)?;

@@ -144,9 +144,14 @@ mod tests {
         let memory =
             Memory { weights: 1 << 30, gradients: 1 << 30, moments: 2 << 30, teacher: 1 << 30, activations: 3 << 30 };
         let error = memory.check(Some(4 << 30)).unwrap_err().to_string();
-        for said in
-            ["8.0 GiB of memory (weights 1.0 GiB", "moments 2.0 GiB", "has 4.0 GiB", "--distill", "--batch-size", "--force"]
-        {
+        for said in [
+            "8.0 GiB of memory (weights 1.0 GiB",
+            "moments 2.0 GiB",
+            "has 4.0 GiB",
+            "--distill",
+            "--batch-size",
+            "--force",
+        ] {
             assert!(error.contains(said), "{error}");
         }
         assert!(memory.check(Some(9 << 30)).is_ok() && memory.check(None).is_ok());

@@ -160,7 +160,8 @@ impl RunDir {
         if found.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect();
+        let names: Vec<_> =
+            found.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect();
         bail!(
             "{} has files of another run ({}), but no checkpoint that this one could go on from; name another folder with --out, or \
              delete them",
@@ -171,7 +172,10 @@ impl RunDir {
 }
 
 fn nothing_to_resume(checkpoint: &Path) -> String {
-    format!("there is no checkpoint at {}; name the run's folder with --out, or leave out --resume to begin", checkpoint.display())
+    format!(
+        "there is no checkpoint at {}; name the run's folder with --out, or leave out --resume to begin",
+        checkpoint.display()
+    )
 }
 
 /// Settings as the folder holds them.
@@ -206,7 +210,10 @@ fn lock(dir: &Path) -> Result<File> {
             )
         }
         Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-            message::note(&format!("the file system of {} has no locks; let no other run use this folder", dir.display()));
+            message::note(&format!(
+                "the file system of {} has no locks; let no other run use this folder",
+                dir.display()
+            ));
             Ok(file)
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(cannot),

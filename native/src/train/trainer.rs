@@ -390,12 +390,7 @@ impl<'a> Session<'a> {
 }
 
 /// The mean loss of a step over its parts, and its gradients; `None` if `stop` says so between two parts.
-fn gradients(
-    task: &dyn Task,
-    step: &Step,
-    dir: &RunDir,
-    stop: &dyn Fn() -> bool,
-) -> Result<Option<(f32, GradStore)>> {
+fn gradients(task: &dyn Task, step: &Step, dir: &RunDir, stop: &dyn Fn() -> bool) -> Result<Option<(f32, GradStore)>> {
     let parts = task.parts().max(1);
     let (mut mean, mut sums): (f32, Option<GradStore>) = (0.0, None);
     for part in 0..parts {

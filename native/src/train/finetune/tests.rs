@@ -78,8 +78,8 @@ fn in_float_logits_are_those_of_transformers() {
         let bytes = fs::read(fixture(name).join("expected.bin")).unwrap();
         let offset = expected["logits"]["float"]["offset"].as_u64().unwrap() as usize;
         let values = bytes[offset..].as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
-        let task =
-            FinetuneTask::new(config(name, dir.path()), &|_| Ok(())).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let task = FinetuneTask::new(config(name, dir.path()), &|_| Ok(()))
+            .unwrap_or_else(|error| panic!("{name}: {error:#}"));
         let vocabulary = task.decoder.blueprint().vocabulary;
         let expected: Vec<f32> = values.take(ids.len() * vocabulary).collect();
         let found = task.decoder.forward(&ids, ids.len(), &step(0.0)).unwrap().to_vec2::<f32>().unwrap();
@@ -187,11 +187,20 @@ fn what_is_measured_can_be_shorter_than_a_sequence() {
     let task = FinetuneTask::new(config, &|_| Ok(())).unwrap();
     let tokens = task.tokens().1;
     assert!((LEAST..32).contains(&tokens) && task.measured == tokens, "{tokens}");
-    assert!(task.notes()[0].contains(&format!("sequences of {tokens} tokens, not of --seq-len 32")), "{:?}", task.notes());
+    assert!(
+        task.notes()[0].contains(&format!("sequences of {tokens} tokens, not of --seq-len 32")),
+        "{:?}",
+        task.notes()
+    );
     let (found, text) = (task.evaluate(&step(0.0), true, &mut |_, _| true).unwrap(), dir.path().join("held-out.txt"));
     fs::write(&text, &task.held_out_text).unwrap();
     let model = dir.path().join("float.gguf");
-    let options = Options { quant: Some(Format::F32), embedding: Some(Format::F32), output: Some(Format::F32), ..Options::default() };
+    let options = Options {
+        quant: Some(Format::F32),
+        embedding: Some(Format::F32),
+        output: Some(Format::F32),
+        ..Options::default()
+    };
     convert::from_checkpoint(&fixture("llama"), &model, None, &options).unwrap();
     // What the runtime finds with such chunks.
     let measured = measured(&model, &text, tokens);

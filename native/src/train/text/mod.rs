@@ -20,8 +20,8 @@ use self::model::{About, Decoder, ModelConfig};
 use self::tokenizer::{TextTokenizer, TokenizerChoice};
 use super::export;
 use super::layers::{QuantizationConfig, Quantizer};
-use super::ops;
 use super::memory::Admit;
+use super::ops;
 use super::parameters::{Parameters, below, generator};
 use super::settings::{RunConfig, Setting, hex};
 use super::trainer::{Evaluation, Step, Task, Watch};
@@ -256,7 +256,12 @@ impl TextTask {
         }
         let vocabulary = tokenizer.vocabulary();
         config.model.check(vocabulary, config.seq_len)?;
-        admit(&config.model.memory(vocabulary, config.seq_len, (config.batch_size, EVAL_BATCH), quantizer.rule.is_some()))?;
+        admit(&config.model.memory(
+            vocabulary,
+            config.seq_len,
+            (config.batch_size, EVAL_BATCH),
+            quantizer.rule.is_some(),
+        ))?;
         let decoder = Decoder::new(config.model.clone(), quantizer, vocabulary, config.seq_len, config.run.seed)?;
         let held_out = HeldOut { ids: held_out_ids, chars: held_out.chars().count(), begins: None };
         Ok(Self { config, decoder, tokenizer, training, held_out, format, notes })

@@ -17,11 +17,11 @@ use sterna_core::ternary::Rule;
 
 use crate::train::export::{self, Exported, Stored};
 use crate::train::hyper_connections::{self, HyperConnection};
-use crate::train::memory::{DecoderSizes, Memory};
-use crate::train::settings::Setting;
 use crate::train::layers::{HeadNorms, Norm, Projection, Quantizer, value};
+use crate::train::memory::{DecoderSizes, Memory};
 use crate::train::ops::{self, AttentionShape, Rotation};
 use crate::train::parameters::{Kind, Parameters};
+use crate::train::settings::Setting;
 use crate::train::trainer::Step;
 
 /// The architectures of new models.

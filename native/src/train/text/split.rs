@@ -175,7 +175,10 @@ impl Parts {
             (read(name)?, measured.map(read).transpose()?)
         } else {
             if let Some(config) = config {
-                bail!("{} is a file, so there is no configuration {config} in it; name the folder of the data set", path.display());
+                bail!(
+                    "{} is a file, so there is no configuration {config} in it; name the folder of the data set",
+                    path.display()
+                );
             }
             if name != "train" {
                 bail!("{} is a file, which is one split, train; it has no split {name}", path.display());
@@ -212,7 +215,8 @@ impl Documents {
     /// The text in a range, with the samples that end in it.
     fn part(&self, range: Range<usize>) -> Self {
         let within = |at: usize| range.contains(&at.saturating_sub(1)) && at > range.start;
-        let clipped = |row: &Range<usize>| row.start.clamp(range.start, range.end)..row.end.clamp(range.start, range.end);
+        let clipped =
+            |row: &Range<usize>| row.start.clamp(range.start, range.end)..row.end.clamp(range.start, range.end);
         let moved = |row: Range<usize>| row.start - range.start..row.end - range.start;
         let rows = self.rows.iter().filter(|row| row.end >= range.start && row.start <= range.end);
         Self {
@@ -308,7 +312,18 @@ mod tests {
             // It is written so that it is read again.
             assert_eq!(Split::Slice(slice.clone()).to_string().parse::<Split>().unwrap(), Split::Slice(slice));
         }
-        for text in ["train[:150%]", "train[]", "train[3]", "train[:20", "train[:x]", "train [:2]", " train[:2]", "", "[:2]", "train[:+2]"] {
+        for text in [
+            "train[:150%]",
+            "train[]",
+            "train[3]",
+            "train[:20",
+            "train[:x]",
+            "train [:2]",
+            " train[:2]",
+            "",
+            "[:2]",
+            "train[:+2]",
+        ] {
             let error = text.parse::<Split>().unwrap_err().to_string();
             assert!(error.contains("is no part of a data set") && error.contains("'train[:20]'"), "{text}: {error}");
         }
@@ -323,7 +338,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (plain, jsonl) = (dir.path().join("a.txt"), dir.path().join("a.jsonl"));
         fs::write(&plain, "one\n\nthree\nfour").unwrap();
-        fs::write(&jsonl, "{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"three\"}\n{\"text\": \"four\"}\n").unwrap();
+        fs::write(&jsonl, "{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"three\"}\n{\"text\": \"four\"}\n")
+            .unwrap();
         let parts = |path: &Path, split: &str| {
             let parts = Parts::read(path, None, "text", &split.parse().unwrap()).unwrap();
             (parts.training.text, parts.evaluation.text)

@@ -100,7 +100,10 @@ fn characters_of_the_held_out_part_alone_are_told() {
     assert!(one.starts_with("1 character stands only"), "{one}");
     assert!(one.contains("2 times in all: '—' (U+2014); it is in the vocabulary"), "{one}");
     let many = unseen("", "abcdefg").unwrap();
-    assert!(many.starts_with("7 characters stand only") && many.contains("'e' (U+0065) and 2 more; they are"), "{many}");
+    assert!(
+        many.starts_with("7 characters stand only") && many.contains("'e' (U+0065) and 2 more; they are"),
+        "{many}"
+    );
 }
 
 #[test]
@@ -161,8 +164,7 @@ fn damaged_files_of_gpt2_are_refused() {
     let dir = tempfile::TempDir::new().unwrap();
     let folder = dir.path().join("gpt2");
     fs::create_dir(&folder).unwrap();
-    for json in
-        ["", "[]", r#"{"model":{"vocab":{"a":0},"merges":[]}}"#, r#"{"model":{"vocab":{"a":-1},"merges":[]}}"#]
+    for json in ["", "[]", r#"{"model":{"vocab":{"a":0},"merges":[]}}"#, r#"{"model":{"vocab":{"a":-1},"merges":[]}}"#]
     {
         fs::write(folder.join("tokenizer.json"), json).unwrap();
         let error = TextTokenizer::build(TokenizerChoice::Gpt2, "x", Some(dir.path())).unwrap_err();
@@ -209,8 +211,7 @@ fn llama_cpp_gives_the_same_ids() {
         println!("without llama.cpp: STERNA_LLAMA_TOKENIZE does not name a llama-tokenize");
         return;
     };
-    let ascii =
-        "First Citizen:\n  We are accounted poor citizens; what's good?\n\nAll:\tspeak, speak!  \n".repeat(3);
+    let ascii = "First Citizen:\n  We are accounted poor citizens; what's good?\n\nAll:\tspeak, speak!  \n".repeat(3);
     let wide = "l'été à Łódź – 中文と日本語 👩‍👩‍👧 e\u{301}\u{a0}x <|endoftext|>\r\n".repeat(3);
     let mut cases =
         vec![(CHARACTERS, ascii.clone()), (CHARACTERS, wide.clone()), (BPE_512, ascii), (BPE_512, wide.clone())];
