@@ -177,7 +177,7 @@ fn of_model(error: &ModelError) -> ErrorKind {
 fn of_generate(error: &GenerateError) -> ErrorKind {
     match error {
         GenerateError::NotANumber { .. } | GenerateError::NoTokens => ErrorKind::Damaged,
-        GenerateError::EmptyPrompt => ErrorKind::InvalidArgument,
+        GenerateError::EmptyPrompt | GenerateError::BiasOutside { .. } => ErrorKind::InvalidArgument,
         GenerateError::NoTokenizer => ErrorKind::NoTokenizer,
     }
 }

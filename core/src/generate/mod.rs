@@ -4,6 +4,7 @@
 
 #[cfg(feature = "chat")]
 pub mod chat;
+mod ranking;
 mod sampling;
 mod session;
 #[cfg(feature = "tokenizer")]
@@ -17,6 +18,7 @@ use crate::model::{LoadOptions, Loader, ModelError, Transformer};
 use crate::tokenizer::Tokenizer;
 use std::sync::Arc;
 
+pub use ranking::LogProbabilities;
 pub use sampling::{Sampler, Sampling};
 pub use session::{Draws, Finish, GenerateOptions, PIECE, Session, SessionOptions, Tokens};
 #[cfg(feature = "tokenizer")]
@@ -34,6 +36,14 @@ pub enum GenerateError {
         /// The first such token.
         id: u32,
     },
+    /// A bias is for a token that the model does not have.
+    #[error("there is no token {id} to bias: the model has {vocabulary}, from 0 on")]
+    BiasOutside {
+        /// The token.
+        id: u32,
+        /// How many there are.
+        vocabulary: usize,
+    },
     /// No token can be chosen.
     #[error("the model gives no token any probability; download or convert the file again")]
     NoTokens,
@@ -49,13 +59,6 @@ pub enum GenerateError {
     NoTokenizer,
 }
 
-/// Whether a file carries a vocabulary: `tokenizer.ggml.model` is there, and is neither `none` nor `no_vocab`, which say that
-/// the model takes and gives token ids only.
-pub fn has_vocabulary(metadata: &Metadata) -> bool {
-    metadata.contains("tokenizer.ggml.model")
-        && !matches!(metadata.str("tokenizer.ggml.model"), Some("none" | "no_vocab"))
-}
-
 /// A model that is loaded: its decoder, and what the file says of text. Cheap to clone; parts are shared.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -63,7 +66,6 @@ pub struct Model {
     metadata: Arc<Metadata>,
     #[cfg(feature = "tokenizer")]
     tokenizer: Option<Arc<Tokenizer>>,
-    warnings: Arc<[String]>,
 }
 
 /// A model on its way: given a header, then its tensors one by one, in any order.
@@ -72,7 +74,6 @@ pub struct ModelLoader {
     metadata: Metadata,
     #[cfg(feature = "tokenizer")]
     tokenizer: Option<Arc<Tokenizer>>,
-    warnings: Vec<String>,
 }
 
 impl ModelLoader {
@@ -83,29 +84,17 @@ impl ModelLoader {
     pub fn new(header: &Header, options: &LoadOptions) -> Result<Self, Error> {
         let loader = Loader::new(header, options)?;
         let metadata = header.metadata.clone();
-        let mut warnings = Vec::new();
         #[cfg(feature = "tokenizer")]
-        let tokenizer = match has_vocabulary(&metadata) {
+        let tokenizer = match metadata.contains("tokenizer.ggml.model") {
             true => Some(Arc::new(Tokenizer::from_metadata(&metadata)?)),
             false => None,
         };
-        #[cfg(feature = "tokenizer")]
-        warnings.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.warnings()).cloned());
-        if !has_vocabulary(&metadata) {
-            warnings.push("the file has no tokenizer: the model takes and gives token ids only".to_owned());
-        }
         Ok(Self {
             loader,
             metadata,
             #[cfg(feature = "tokenizer")]
             tokenizer,
-            warnings,
         })
-    }
-
-    /// What is odd about the file but no reason to refuse it, each a sentence for the user. The header tells all of it.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
     }
 
     /// Packs one tensor; see [`Loader::tensor`].
@@ -126,7 +115,6 @@ impl ModelLoader {
             metadata: Arc::new(self.metadata),
             #[cfg(feature = "tokenizer")]
             tokenizer: self.tokenizer,
-            warnings: self.warnings.into(),
         })
     }
 }
@@ -161,12 +149,6 @@ impl Model {
     /// The file's metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
-    }
-
-    /// What is odd about the file but no reason to refuse it, each a sentence for the user. Hosts show them wherever they load
-    /// a model.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
     }
 
     /// The file's tokenizer.
