@@ -144,14 +144,17 @@ fn walk(block: &[f32], mut left: f32, weight: impl Fn(f32) -> f32) -> Option<usi
 #[inline(always)]
 pub(super) fn sum(logits: &[f32], weight: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; LANES];
-    let (whole, rest) = logits.as_chunks::<LANES>();
-    for values in whole {
-        for i in 0..LANES {
-            parts[i] += weight(values[i]);
+    for block in logits.chunks(BLOCK) {
+        // A plain loop over a buffer vectorizes; the same steps lane by lane do not.
+        let mut weights = [0.0; BLOCK];
+        for (out, &logit) in weights.iter_mut().zip(block) {
+            *out = weight(logit);
         }
-    }
-    for (part, &logit) in parts.iter_mut().zip(rest) {
-        *part += weight(logit);
+        for lanes in weights.as_chunks::<LANES>().0 {
+            for i in 0..LANES {
+                parts[i] += lanes[i];
+            }
+        }
     }
     parts.iter().sum()
 }
