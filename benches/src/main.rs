@@ -1,13 +1,15 @@
-//! What the machine can do: the memory's speed, and a training step against its matrix products.
+//! What the machine can do: the memory's speed, the choice of a token, and a training step against its matrix products.
 //!
 //! ```text
 //! cargo run --release -p sterna-benches -- bandwidth --threads 1,2
+//! cargo run --release -p sterna-benches -- sampling
 //! cargo run --release -p sterna-benches -- training
 //! ```
 //!
 //! Prints Markdown tables, medians of alternating runs; records of such runs are in benches/record/. Whole models and ternary
 //! products are measured by `sterna bench` and `sterna bench gemm`.
 
+mod sampling;
 mod training;
 
 use std::hint::black_box;
@@ -16,11 +18,13 @@ use std::time::Instant;
 use clap::{Args, Parser};
 use sterna::bench::Spread;
 
-/// Measures memory and training.
+/// Measures memory, sampling and training.
 #[derive(Parser)]
 enum Command {
     /// Reading a buffer that no cache holds: what decoding a large model cannot outrun
     Bandwidth(Bandwidth),
+    /// Choosing a token from the logits of a large vocabulary
+    Sampling(sampling::SamplingArgs),
     /// A training step of the Shakespeare model against its matrix products alone
     Training(training::Training),
 }
@@ -41,6 +45,7 @@ struct Bandwidth {
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Bandwidth(args) => bandwidth(&args),
+        Command::Sampling(args) => sampling::run(&args)?,
         Command::Training(args) => training::run(&args)?,
     }
     Ok(())

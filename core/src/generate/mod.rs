@@ -4,6 +4,7 @@
 
 #[cfg(feature = "chat")]
 pub mod chat;
+mod ranking;
 mod sampling;
 mod session;
 #[cfg(feature = "tokenizer")]
@@ -17,6 +18,7 @@ use crate::model::{LoadOptions, Loader, ModelError, Transformer};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::sync::Arc;
 
+pub use ranking::LogProbabilities;
 pub use sampling::{Sampler, Sampling};
 pub use session::{Draws, Finish, GenerateOptions, PIECE, Session, SessionOptions, Tokens};
 #[cfg(feature = "tokenizer")]

@@ -4,6 +4,7 @@
 //! is in a fixed order with the crate's own exponential, so a seed draws the same tokens on every machine.
 
 use super::GenerateError;
+use super::ranking::{Ranking, order, sum, weight};
 use crate::kernels::exp;
 
 /// How the next token is chosen. The defaults are llama.cpp's.
@@ -55,23 +56,26 @@ impl Sampling {
         Self { temperature: 0.0, ..Self::default() }
     }
 
-    /// Adds the biases, and applies the penalties for what is in `past`. `candidates[id]` is the logit of token `id`.
-    fn adjust(&self, candidates: &mut [(f32, u32)], past: &[u32]) -> Result<(), GenerateError> {
-        let vocabulary = candidates.len();
+    /// Whether logits stay as the model gave them.
+    fn is_neutral(&self) -> bool {
+        let penalties = self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
+        self.logit_bias.is_empty() && !penalties
+    }
+
+    /// Adds the biases to `logits`, `[vocabulary]`, and applies the penalties for what is in `past`.
+    fn adjust(&self, logits: &mut [f32], past: &[u32]) -> Result<(), GenerateError> {
+        let vocabulary = logits.len();
         for &(id, bias) in &self.logit_bias {
-            let Some((logit, _)) = candidates.get_mut(id as usize) else {
+            let Some(logit) = logits.get_mut(id as usize) else {
                 return Err(GenerateError::BiasOutside { id, vocabulary });
             };
             // An infinite logit less an infinite bias would be NaN.
             *logit = if bias == f32::NEG_INFINITY { bias } else { *logit + bias };
         }
-        if self.repeat_penalty == 1.0 && self.frequency_penalty == 0.0 && self.presence_penalty == 0.0 {
-            return Ok(());
-        }
         let mut recent = past[past.len().saturating_sub(self.repeat_last_n)..].to_vec();
         recent.sort_unstable();
         for same in recent.chunk_by(|a, b| a == b) {
-            let Some((logit, _)) = candidates.get_mut(same[0] as usize) else { continue };
+            let Some(logit) = logits.get_mut(same[0] as usize) else { continue };
             *logit = if *logit > 0.0 { *logit / self.repeat_penalty } else { *logit * self.repeat_penalty };
             *logit -= same.len() as f32 * self.frequency_penalty + self.presence_penalty;
         }
@@ -79,18 +83,20 @@ impl Sampling {
     }
 }
 
-/// Draws tokens; remembers where its random numbers are.
+/// Draws tokens; remembers where its random numbers are. Keeps its buffers between draws.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,
     state: u64,
-    candidates: Vec<(f32, u32)>,
+    /// Logits with biases and penalties.
+    adjusted: Vec<f32>,
+    ranking: Ranking,
 }
 
 impl Sampler {
     /// Begins at the seed.
     pub fn new(sampling: Sampling) -> Self {
-        Self { state: sampling.seed, sampling, candidates: Vec::new() }
+        Self { state: sampling.seed, sampling, adjusted: Vec::new(), ranking: Ranking::default() }
     }
 
     /// Chooses from `logits`, `[vocabulary]`; `past` are the tokens so far.
@@ -99,50 +105,60 @@ impl Sampler {
     /// If a logit is NaN or all are minus infinity: the model's weights or its file are broken. If a bias is for a token that
     /// the model does not have.
     pub fn sample(&mut self, logits: &[f32], past: &[u32]) -> Result<u32, GenerateError> {
-        if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
-            return Err(GenerateError::NotANumber { id: id as u32 });
-        }
-        let s = &self.sampling;
-        let candidates = &mut self.candidates;
-        candidates.clear();
-        candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| (logit, id)));
-        s.adjust(candidates, past)?;
-        // Most likely first; equals by id, so that the order is one.
-        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        let Some(&best) = candidates.iter().min_by(|a, b| order(a, b)) else {
-            return Err(GenerateError::NoTokens);
+        let Self { sampling: s, state, adjusted, ranking } = self;
+        let logits = if s.is_neutral() {
+            logits
+        } else {
+            adjusted.clear();
+            adjusted.extend_from_slice(logits);
+            s.adjust(adjusted, past)?;
+            &adjusted[..]
         };
-        if best.0 == f32::NEG_INFINITY {
-            return Err(GenerateError::NoTokens);
+        let largest = ranking.survey(logits)?;
+        if s.temperature <= 0.0 || s.temperature.is_nan() || largest == f32::INFINITY {
+            return ranking.first(logits, largest).ok_or(GenerateError::NoTokens);
         }
-        if s.temperature <= 0.0 || s.temperature.is_nan() || best.0 == f32::INFINITY {
-            return Ok(best.1);
+        let scaled = |logit: f32| weight(logit, largest, s.temperature);
+        let cut_by_p = s.top_p < 1.0;
+        // What the share of top-p is taken of: the tokens that top-k leaves.
+        let total_of_all = || sum(logits, |logit| weight(logit, largest, 1.0));
+        if 0 < s.top_k && s.top_k < logits.len() {
+            ranking.top(logits, s.top_k);
+            if cut_by_p {
+                let total = ranking.candidates.iter().map(|c| exp(c.0 - largest)).sum();
+                ranking.cut_by_share(largest, s.top_p, total);
+            }
+        } else if s.min_p > 0.0 {
+            // Near enough; the exact cut is below.
+            ranking.at_least(logits, (largest + libm::logf(s.min_p) - 0.01).min(largest));
+            ranking.candidates.sort_unstable_by(order);
+            if cut_by_p {
+                ranking.cut_by_share(largest, s.top_p, total_of_all());
+            }
+        } else if cut_by_p {
+            // Most often a few are enough.
+            let total = total_of_all();
+            let mut k = 256;
+            while {
+                ranking.top(logits, k);
+                !ranking.cut_by_share(largest, s.top_p, total) && k < logits.len()
+            } {
+                k *= 8;
+            }
+        } else {
+            return ranking.draw(logits, unit(state), scaled).ok_or(GenerateError::NoTokens);
         }
-        if s.top_k > 0 && s.top_k < candidates.len() {
-            candidates.select_nth_unstable_by(s.top_k - 1, order);
-            candidates.truncate(s.top_k);
-        }
-        candidates.sort_unstable_by(order);
-        if s.top_p < 1.0 {
-            let total: f32 = candidates.iter().map(|c| exp(c.0 - best.0)).sum();
-            let mut reached = 0.0;
-            let cut = candidates.iter().position(|c| {
-                reached += exp(c.0 - best.0);
-                reached >= s.top_p * total
-            });
-            candidates.truncate(cut.map_or(candidates.len(), |last| last + 1));
-        }
+        let candidates = &mut ranking.candidates;
         if s.min_p > 0.0 {
-            let cut = candidates.partition_point(|c| exp(c.0 - best.0) >= s.min_p);
+            let cut = candidates.partition_point(|c| exp(c.0 - largest) >= s.min_p);
             candidates.truncate(cut.max(1));
         }
-        let weight = |c: &(f32, u32)| exp((c.0 - best.0) / s.temperature);
-        let total: f32 = candidates.iter().map(weight).sum();
-        let mut left = unit(&mut self.state) * total;
-        for c in candidates.iter() {
-            left -= weight(c);
+        let total: f32 = candidates.iter().map(|c| scaled(c.0)).sum();
+        let mut left = unit(state) * total;
+        for &(logit, id) in candidates.iter() {
+            left -= scaled(logit);
             if left < 0.0 {
-                return Ok(c.1);
+                return Ok(id);
             }
         }
         // Rounding may leave a crumb: the least likely candidate takes it.
@@ -160,6 +176,7 @@ fn unit(state: &mut u64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ranking::LogProbabilities;
     use super::*;
 
     fn neutral() -> Sampling {
@@ -219,9 +236,9 @@ mod tests {
         let logits = [2.5, -1.25, 0.75, 0.0, 3.0, -0.5];
         let past = [5, 0, 1, 1, 4, 1, 0];
         let adjusted = |sampling: Sampling| {
-            let mut candidates: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
-            sampling.adjust(&mut candidates, &past).unwrap();
-            candidates.into_iter().map(|(logit, _)| logit).collect::<Vec<_>>()
+            let mut adjusted = logits;
+            sampling.adjust(&mut adjusted, &past).unwrap();
+            adjusted
         };
         let penalties = |repeat_last_n, repeat_penalty, frequency_penalty, presence_penalty| {
             adjusted(Sampling { repeat_last_n, repeat_penalty, frequency_penalty, presence_penalty, ..neutral() })
@@ -254,6 +271,91 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    /// The cuts in plain steps over the sorted vocabulary: the ids that remain, most likely first.
+    fn remaining(s: &Sampling, logits: &[f32]) -> Vec<u32> {
+        let mut all: Vec<(f32, u32)> = logits.iter().copied().zip(0..).filter(|c| c.0 > f32::NEG_INFINITY).collect();
+        all.sort_by(order);
+        let largest = all[0].0;
+        let mut total = sum(logits, |logit| weight(logit, largest, 1.0));
+        if 0 < s.top_k && s.top_k < logits.len() {
+            all.truncate(s.top_k);
+            total = all.iter().map(|c| exp(c.0 - largest)).sum();
+        }
+        if s.top_p < 1.0 {
+            let mut reached = 0.0;
+            let cut = all.iter().position(|c| {
+                reached += exp(c.0 - largest);
+                reached >= s.top_p * total
+            });
+            all.truncate(cut.map_or(all.len(), |last| last + 1));
+        }
+        let kept = all.iter().take_while(|c| exp(c.0 - largest) >= s.min_p).count().max(1);
+        all.iter().take(kept).map(|c| c.1).collect()
+    }
+
+    #[test]
+    fn cuts_without_sorting_leave_what_sorting_leaves() {
+        let mut state = 1;
+        for vocabulary in [1, 2, 65, 127, 128, 129, 1000, 5000] {
+            for round in 0..6 {
+                // Steep and flat ones, many equals, some ruled out.
+                let mut logits: Vec<f32> = (0..vocabulary).map(|_| unit(&mut state) * [2.0, 20.0][round % 2]).collect();
+                if round >= 2 {
+                    logits.iter_mut().for_each(|logit| *logit = logit.round());
+                }
+                if round >= 4 {
+                    logits.iter_mut().skip(1).step_by(3).for_each(|logit| *logit = f32::NEG_INFINITY);
+                }
+                for top_k in [0, 1, 3, 40, 700] {
+                    for top_p in [0.0, 0.5, 0.95, 1.0] {
+                        for min_p in [0.0, 0.05, 0.9, 2.0] {
+                            let s = Sampling { top_k, top_p, min_p, temperature: 1e30, ..neutral() };
+                            let kept = remaining(&s, &logits);
+                            let mut sampler = Sampler::new(s);
+                            // So hot that all that remain are about as likely: the draws find them.
+                            for _ in 0..20 {
+                                let id = sampler.sample(&logits, &[]).unwrap();
+                                assert!(kept.contains(&id), "{vocabulary} {round} {top_k} {top_p} {min_p}: {id}");
+                            }
+                            if (0 < top_k && top_k < vocabulary) || top_p < 1.0 || min_p > 0.0 {
+                                let found: Vec<u32> = sampler.ranking.candidates.iter().map(|c| c.1).collect();
+                                assert_eq!(found, kept, "{vocabulary} {round} {top_k} {top_p} {min_p}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_ruled_out_is_never_drawn() {
+        let mut logits = vec![f32::NEG_INFINITY; 300];
+        logits[7] = 0.0;
+        logits[200] = -1.0;
+        let shares = shares(Sampling { temperature: 1e9, ..neutral() }, &logits, &[]);
+        assert!(shares.iter().enumerate().all(|(id, &share)| (share > 0.4) == (id == 7 || id == 200)), "{shares:?}");
+        for top_k in [0, 5] {
+            let mut sampler = Sampler::new(Sampling { top_k, temperature: 1e9, ..neutral() });
+            assert!((0..1000).all(|_| [7, 200].contains(&sampler.sample(&logits, &[]).unwrap())));
+        }
+    }
+
+    #[test]
+    fn log_probabilities_sum_to_one_and_are_in_order() {
+        let logits: Vec<f32> = (0..1000).map(|i| ((i * 37 % 1000) as f32 * 0.013).sin() * 9.0).collect();
+        let mut of = LogProbabilities::new(&logits).unwrap();
+        let total: f64 = (0..1000).map(|id| f64::from(of.token(id).unwrap()).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-5);
+        assert_eq!(of.token(1000), None);
+        let all = remaining(&neutral(), &logits);
+        let top: Vec<(u32, f32)> = of.top(5).collect();
+        assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), all[..5]);
+        assert!(top.iter().all(|&(id, log)| Some(log) == of.token(id)));
+        assert_eq!(of.top(5000).count(), 1000);
+        assert!(LogProbabilities::new(&[]).is_err() && LogProbabilities::new(&[f32::NAN]).is_err());
     }
 
     #[test]
