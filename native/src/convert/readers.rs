@@ -67,12 +67,12 @@ pub fn notes(metadata: &Metadata, tensors: &[TensorDecl]) -> Vec<String> {
     if metadata.str(&key("rope.scaling.type")) == Some("yarn") {
         let beta = |name: &str, usual: f32| {
             let value = metadata.f32(&key(&format!("rope.scaling.yarn_{name}"))).filter(|&value| value != usual);
-            value.map(|value| format!("{name} = {value}, but {usual}"))
+            value.map(|value| format!("{name} = {value}, where it takes {usual}"))
         };
         let betas: Vec<String> = [beta("beta_fast", 32.0), beta("beta_slow", 1.0)].into_iter().flatten().collect();
         if !betas.is_empty() {
             notes.push(format!(
-                "llama.cpp does not read YaRN's {} in its architecture {architecture}: its answers differ from this model's",
+                "llama.cpp ignores the betas of YaRN in its architecture {architecture} ({}): its answers differ from this model's",
                 betas.join("; ")
             ));
         }
@@ -105,7 +105,7 @@ mod tests {
     fn what_llama_cpp_ignores_or_refuses_is_said_and_nothing_else() {
         for (architecture, keys, tensors, expected) in [
             ("llama", &[("attention.sliding_window", 1024.0)][..], &[][..], "beyond 1024 tokens"),
-            ("llama", &[("rope.scaling.yarn_beta_fast", 16.0)], &[], "beta_fast = 16, but 32"),
+            ("llama", &[("rope.scaling.yarn_beta_fast", 16.0)], &[], "beta_fast = 16, where it takes 32"),
             ("bitnet", &[], &["output.weight"], "refuses this file: its architecture bitnet"),
             ("qwen3", &[], &["rope_factors_long.weight"], "has no place for factors of rotary positions"),
             ("qwen2", &[], &["blk.0.ffn_up.bias"], "biases"),
