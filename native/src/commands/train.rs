@@ -127,9 +127,7 @@ pub fn run(args: &TrainArgs, out: &mut Out) -> Result<()> {
                 }
                 image(&ImageOptions { run, ..ImageOptions::default() }, None, out)
             }
-            (path, Some(Kind::Text) | None) => {
-                text(&args.options, path.as_deref(), TextConfig::default(), None, out)
-            }
+            (path, Some(Kind::Text) | None) => text(&args.options, path.as_deref(), TextConfig::default(), None, out),
             (_, Some(kind)) => bail!("{}", kind.belongs_to(args.options.run.out.as_deref())),
         },
     }

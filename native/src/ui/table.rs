@@ -1,7 +1,7 @@
 //! Tables: columns as wide as their widest cell, and no wider than the screen.
 //!
 //! A table that is too wide for the screen gives way in this order: headings take several lines; cells of text take several lines,
-//! the widest column first; columns that still do not fit go into a second table below, which repeats the first column.
+//! the widest column first; columns that still do not fit go into a second table below, which repeats the columns that name the rows.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -85,18 +85,29 @@ fn within(
     let screen = screen.unwrap_or(usize::MAX);
     if total(&columns) > screen {
         columns.iter_mut().for_each(|column| column.width = column.cell().max(column.word()));
+        let widths: Vec<usize> = columns.iter().map(|column| column.width).collect();
         shrink(&mut columns, screen);
+        if total(&columns) > screen {
+            // There will be several tables, so no text needs to be that narrow.
+            columns
+                .iter_mut()
+                .zip(widths)
+                .for_each(|(column, width)| column.width = width.min(screen).max(column.least()));
+        }
     }
+    // What names the rows leads every table, unless that is half of it already.
+    let named = columns.iter().take_while(|column| column.align == Align::Left).count().max(1);
+    let lead =
+        (1..=named.min(columns.len())).rev().find(|&n| n == 1 || 2 * total(&columns[..n]) <= screen).unwrap_or(0);
     let mut begin = 0;
     while begin < columns.len() {
-        // The first column leads every part.
-        let lead = if begin == 0 { 0 } else { columns[0].width + GAP };
-        let mut end = begin + 1;
-        while end < columns.len() && lead + total(&columns[begin..=end]) <= screen {
+        let led = if begin == 0 { 0 } else { lead };
+        let before = if led == 0 { 0 } else { total(&columns[..led]) + GAP };
+        let mut end = (begin + 1).max(lead);
+        while end < columns.len() && before + total(&columns[begin..=end]) <= screen {
             end += 1;
         }
-        let part: Vec<&Column<'_>> =
-            if begin == 0 { None } else { columns.first() }.into_iter().chain(&columns[begin..end]).collect();
+        let part: Vec<&Column<'_>> = columns[..led].iter().chain(&columns[begin..end]).collect();
         if begin > 0 {
             writeln!(out)?;
         }
@@ -117,7 +128,9 @@ fn shrink(columns: &mut [Column<'_>], screen: usize) {
         let widest =
             columns.iter_mut().filter(|column| column.width > column.least()).max_by_key(|column| column.width);
         match widest {
-            Some(column) if over > 0 => column.width = column.least().max(column.width - over.div_ceil(2)),
+            Some(column) if over > 0 => {
+                column.width = column.least().max(column.width.saturating_sub(over.div_ceil(2)))
+            }
             _ => return,
         }
     }
@@ -225,6 +238,12 @@ b            16  /b.gguf
         let columns = [("N", Align::Left), ("ONE", Align::Right), ("TWO", Align::Right), ("THREE", Align::Right)];
         let rows: [&[&str]; 1] = [&["a", "123456", "234567", "345678"]];
         assert_eq!(shown(&columns, &rows, Some(18)), "N     ONE     TWO\na  123456  234567\n\nN   THREE\na  345678\n");
+        // All columns that name the rows are repeated.
+        let columns = [("A", Align::Left), ("B", Align::Left), ("ONE", Align::Right), ("TWO", Align::Right)];
+        assert_eq!(
+            shown(&columns, &[&["a", "b", "123456", "234567"]], Some(14)),
+            "A  B     ONE\na  b  123456\n\nA  B     TWO\na  b  234567\n"
+        );
         // A screen narrower than any column still shows everything.
         let text = shown(&columns, &rows, Some(1));
         assert!(["123456", "234567", "345678"].iter().all(|cell| text.contains(cell)), "{text}");
