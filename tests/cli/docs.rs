@@ -52,7 +52,7 @@ const RULES: [(&str, Rule); 13] = [
         "sterna bench model DIR --text FILE --run-qat",
         Rule::With(&[("--qat-steps", "2"), ("--seq-len", "32"), ("--batch-size", "2"), ("-c", "32")]),
     ),
-    ("sterna bench model", Rule::With(&[("-c", "32")])),
+    ("sterna bench model DIR", Rule::With(&[("-c", "32")])),
     (
         "sterna bench quantization",
         Rule::With(&[("--steps", "2"), ("--configuration-steps", "0"), ("--batch-size", "4"), ("--data", "mnist")]),

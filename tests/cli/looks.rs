@@ -68,7 +68,7 @@ fn a_larger_file_is_called_larger() {
     let mut command = sterna();
     command.arg("dequantize").arg(dir.path().join("a.gguf")).arg(dir.path().join("b.gguf")).args(["--type", "F32"]);
     let larger = stdout(&mut command);
-    assert!(larger.contains(" times larger, in ") && !larger.contains("0."), "{larger}");
+    assert!(larger.contains(" times larger, in ") && !larger.contains("times smaller"), "{larger}");
 }
 
 #[test]
@@ -203,19 +203,12 @@ fn verbose_tells_what_is_done() {
 
 #[test]
 fn completions_know_the_names_that_flags_take() {
-    for shell in ["bash", "zsh", "fish"] {
+    let flags = ["scalar", "TQ2_0", "absmean", "chatml", "fashion-mnist", "float16"];
+    let words = ["tinyshakespeare", "wikitext-2", "powershell"];
+    // For fish only what follows a flag is generated.
+    for (shell, words) in [("bash", &words[..]), ("zsh", &words), ("fish", &[])] {
         let script = stdout(sterna().args(["completions", shell]));
-        for name in [
-            "scalar",
-            "TQ2_0",
-            "absmean",
-            "chatml",
-            "tinyshakespeare",
-            "wikitext-2",
-            "fashion-mnist",
-            "powershell",
-            "float16",
-        ] {
+        for name in flags.iter().chain(words) {
             assert!(script.contains(name), "{shell} does not complete {name}");
         }
     }

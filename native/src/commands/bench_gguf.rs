@@ -148,7 +148,7 @@ fn print(rows: &[(File, Measured)], count: usize, settings: &Settings, out: &mut
         settings.prompt,
         settings.generated,
         settings.threads,
-        env!("CARGO_PKG_VERSION"),
+        crate::VERSION,
         machine::cpu_name(),
         text::timestamp(text::now())
     )?;

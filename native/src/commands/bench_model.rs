@@ -308,7 +308,7 @@ fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         "\n{} on {}; sterna {} on {}, {}",
         text::plain(&report.model_id, 120),
         text::plain(&report.dataset, 120),
-        env!("CARGO_PKG_VERSION"),
+        crate::VERSION,
         machine::cpu_name(),
         text::timestamp(text::now())
     )?;

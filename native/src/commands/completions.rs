@@ -13,6 +13,13 @@ use crate::args::Cli;
 use crate::convert::FORMATS;
 use crate::data::CATALOGUE;
 
+/// Rules of rounding that go by a name alone.
+const RULES: [&str; 5] = ["absmean", "search", "sign", "threshold", "twn"];
+/// What shares a scale.
+const GROUPS: [&str; 5] = ["64", "128", "256", "row", "tensor"];
+/// Tokenizers of `sterna train` that go by a name alone.
+const TOKENIZERS: [&str; 3] = ["chars", "bpe", "gpt2"];
+
 /// What `sterna completions` takes.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
@@ -49,10 +56,10 @@ fn values(command: &str, arg: &Arg) -> Option<Vec<&'static str>> {
     match (arg.get_id().as_str(), value) {
         ("kernel" | "kernels", _) => Some(kernels::available().iter().map(|kernel| kernel.name()).collect()),
         (_, "FORMAT") => Some(FORMATS.map(Format::name).to_vec()),
-        (_, "RULE") => Some(vec!["absmean", "search", "sign", "threshold", "twn"]),
-        (_, "GROUP") => Some(vec!["64", "128", "256", "row", "tensor"]),
+        (_, "RULE") => Some(RULES.to_vec()),
+        (_, "GROUP") => Some(GROUPS.to_vec()),
         ("chat_template", _) => Some(ChatTemplate::fallback_names().collect()),
-        ("tokenizer", _) => Some(vec!["chars", "bpe", "gpt2"]),
+        ("tokenizer", _) => Some(TOKENIZERS.to_vec()),
         ("names", "NAME") if command == "get" => Some(CATALOGUE.iter().map(|set| set.name).collect()),
         _ => None,
     }
@@ -64,13 +71,13 @@ mod tests {
 
     #[test]
     fn names_that_are_listed_are_names_that_are_taken() {
-        for method in ["absmean", "search", "sign", "threshold", "twn"] {
+        for method in RULES {
             assert!(method.parse::<sterna_core::ternary::Method>().is_ok(), "{method}");
         }
-        for group in ["64", "128", "256", "row", "tensor"] {
+        for group in GROUPS {
             assert!(group.parse::<sterna_core::ternary::Granularity>().is_ok(), "{group}");
         }
-        for kind in ["chars", "bpe", "gpt2"] {
+        for kind in TOKENIZERS {
             assert!(kind.parse::<crate::train::text::tokenizer::TokenizerChoice>().is_ok(), "{kind}");
         }
     }

@@ -156,7 +156,9 @@ impl<'a> Report<'a> {
         match output {
             Output::Md => {
                 if narrow {
-                    let row = cells(&subject, None);
+                    let mut row = cells(&subject, None);
+                    // Without its heading it needs a word.
+                    row[2] += " parameters";
                     let same: Vec<&str> = MD
                         .iter()
                         .zip(&row)
@@ -229,7 +231,7 @@ impl<'a> Report<'a> {
                 writeln!(
                     self.out,
                     "\nsterna {} on {}, {}",
-                    self.subject.build_version,
+                    crate::VERSION,
                     self.subject.cpu_info,
                     text::timestamp(text::now())
                 )
@@ -366,7 +368,7 @@ mod tests {
     #[test]
     fn where_the_screen_is_narrow_what_is_the_same_stands_above() {
         let text = report(Output::Md, Some(80), None);
-        assert!(text.starts_with("qwen3 1.7B TQ2_0, 436.0 MiB, 1.72 B, CPU, avx2\n\n| threads |"), "{text}");
+        assert!(text.starts_with("qwen3 1.7B TQ2_0, 436.0 MiB, 1.72 B parameters, CPU, avx2\n\n| threads |"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("pp512 |    384.00 ± 181.02 |    200.0 |     4.0 |"), "{text}");
         assert_eq!(report(Output::Md, Some(200), None).lines().next(), report(Output::Md, None, None).lines().next());
