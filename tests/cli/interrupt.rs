@@ -62,10 +62,10 @@ fn collected(mut from: impl Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, Join
     (all, reading)
 }
 
-/// A long text of letters that the shipped model knows.
-fn text(dir: &TempDir) -> std::path::PathBuf {
+/// A text of so many lines, of letters that the shipped model knows.
+fn text(dir: &TempDir, lines: usize) -> std::path::PathBuf {
     let path = dir.path().join("text.txt");
-    std::fs::write(&path, "But soft, what light through yonder window breaks?\n".repeat(2000)).unwrap();
+    std::fs::write(&path, "But soft, what light through yonder window breaks?\n".repeat(lines)).unwrap();
     path
 }
 
@@ -88,7 +88,7 @@ fn a_partial_perplexity_is_called_partial() {
     let dir = TempDir::new().unwrap();
     let command = |words: &[&str]| {
         let mut command = process();
-        command.arg("perplexity").arg("-m").arg(shipped("shakespeare.gguf")).arg("-f").arg(text(&dir));
+        command.arg("perplexity").arg("-m").arg(shipped("shakespeare.gguf")).arg("-f").arg(text(&dir, 2000));
         command.args(["-c", "32", "--stride", "1"]).args(words);
         command
     };
@@ -107,7 +107,7 @@ fn a_partial_perplexity_is_called_partial() {
             .args(["perplexity", "--json", "-c", "32", "--chunks", "2", "-m"])
             .arg(shipped("shakespeare.gguf"))
             .arg("-f")
-            .arg(text(&dir)),
+            .arg(text(&dir, 2000)),
     ));
     assert_eq!((&whole["partial"], &whole["chunks"], &whole["chunks_in_all"]), (&false.into(), &2.into(), &2.into()));
 }
@@ -159,7 +159,7 @@ fn suites_keep_what_was_done() {
     let dir = TempDir::new().unwrap();
     let mut command = process();
     command.args(["bench", "model", "-v", "--json", "--skip-latency", "-c", "32"]).arg(fixture("llama"));
-    command.arg("--text").arg(text(&dir));
+    command.arg("--text").arg(text(&dir, 400));
     let ended = pressed(command, |_, said| said.contains("loaded") && said.contains("ptq.gguf")).stopped();
     let report = json(&ended.out);
     assert!(report["partial"] == true && report["ptq"].is_null() && report["baseline"]["ppl"].is_number(), "{report}");

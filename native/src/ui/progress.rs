@@ -65,7 +65,7 @@ impl Progress {
     /// Over bytes, with speed and time to go. `what` is said before it.
     pub fn bytes(what: impl Into<String>, total: Option<u64>) -> Self {
         let style = match total {
-            Some(_) => "{wide_msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            Some(_) => "{wide_msg} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             None => "{wide_msg} {bytes} {bytes_per_sec} {elapsed}",
         };
         Self::new(what.into(), total, true, style)
@@ -73,12 +73,12 @@ impl Progress {
 
     /// Over steps.
     pub fn steps(what: impl Into<String>, total: u64) -> Self {
-        Self::new(what.into(), Some(total), false, "{wide_msg} {bar:20} {pos}/{len} {eta}")
+        Self::new(what.into(), Some(total), false, "{wide_msg} [{bar:20}] {pos}/{len} {eta}")
     }
 
     /// Over the steps of training; [`Progress::describe`] says how it goes.
     pub fn training(total: u64) -> Self {
-        Self::new("training".into(), Some(total), false, "{bar:20} {pos}/{len} {eta} {wide_msg}")
+        Self::new("training".into(), Some(total), false, "[{bar:20}] {pos}/{len} {eta} {wide_msg}")
     }
 
     /// Says how it goes, beside the bar or at the end of the next line.
