@@ -170,7 +170,10 @@ impl Cache {
         names.extend(parts(&folder)?);
         let mut models = Vec::new();
         self.list_folder(&folder, &mut models)?;
-        if let Some(choice) = one_of(wanted, &names) {
+        let choice = one_of(wanted, &names);
+        // Everything of the repository goes, its checkpoint included.
+        let whole = choice.is_none();
+        if let Some(choice) = choice {
             let choice = choice.ok_or_else(not_cached)?;
             names.retain(|name| choice.files.contains(name));
             models.retain(|model| choice.files.iter().any(|file| path_of(&folder, file) == model.path));
@@ -182,7 +185,7 @@ impl Cache {
             }
         }
         index.files.retain(|entry| !names.contains(&entry.name));
-        if name.quant.is_none() {
+        if whole {
             index.checkpoint.clear();
         }
         let now_empty = index.files.is_empty() && parts(&folder)?.is_empty();
