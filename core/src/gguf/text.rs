@@ -63,8 +63,15 @@ mod tests {
     #[test]
     fn all_bytes_come_back() {
         let marked = format!("{MARK}x").into_bytes();
-        let cases: [&[u8]; 7] =
-            [b"", b"plain", "\u{10FFFE}\u{10FF41}".as_bytes(), b"Mod\xe8le", b"\xe4\xbd", b"\xff\xff\xf4\x8f\xbf\xbf", &marked];
+        let cases: [&[u8]; 7] = [
+            b"",
+            b"plain",
+            "\u{10FFFE}\u{10FF41}".as_bytes(),
+            b"Mod\xe8le",
+            b"\xe4\xbd",
+            b"\xff\xff\xf4\x8f\xbf\xbf",
+            &marked,
+        ];
         let mut seen = std::collections::HashSet::new();
         for bytes in cases {
             let text = from_bytes(bytes);

@@ -21,5 +21,5 @@ pub use cache::Cache;
 pub use config::Config;
 pub use decoder::{Input, InputSquares, Logits, State, Transformer};
 pub use error::ModelError;
-pub use loader::{is_padding_token, LoadOptions, Loader, refusals};
+pub use loader::{LoadOptions, Loader, is_padding_token, refusals};
 pub use weights::TensorReport;

@@ -193,7 +193,9 @@ impl Tokenizer {
         for &part in &parts {
             match (part, &self.engine) {
                 (Part::Token(id), _) => ids.push(id),
-                (Part::Text(text), Engine::ByteLevel(encoder, _)) => encoder.encode(&self.normalized(text), &mut ids)?,
+                (Part::Text(text), Engine::ByteLevel(encoder, _)) => {
+                    encoder.encode(&self.normalized(text), &mut ids)?
+                }
                 (Part::Text(text), Engine::SentencePiece(encoder, _)) => {
                     encoder.encode(&self.normalized(text), starts, &mut ids)?;
                 }

@@ -233,7 +233,8 @@ impl Vocab {
                 Some(id) if id >= rows as u64 => {
                     let instead = usual.map_or_else(|| "there is none".to_owned(), |id| format!("it is {id}"));
                     let last = rows - 1;
-                    warnings.push(format!("`{key}` is {id}, but the last token is {last}: read as not given, {instead}"));
+                    warnings
+                        .push(format!("`{key}` is {id}, but the last token is {last}: read as not given, {instead}"));
                     usual
                 }
                 found => found.map(|id| id as u32).or(usual),
@@ -382,7 +383,8 @@ fn scores_of(raw: &Raw, model: Model, tokens: usize, warnings: &mut Vec<String>)
 /// Says that an array beside the tokens goes on after the last of them; llama.cpp reads such files.
 fn longer(key: &str, found: usize, tokens: usize, warnings: &mut Vec<String>) {
     if found > tokens {
-        warnings.push(format!("`{key}` has {found} entries for {tokens} tokens: the last {} are not read", found - tokens));
+        warnings
+            .push(format!("`{key}` has {found} entries for {tokens} tokens: the last {} are not read", found - tokens));
     }
 }
 

@@ -103,9 +103,10 @@ impl PreTokenizer {
     /// # Errors
     /// [`TokenizerError::Library`], which no row of the table gives.
     pub fn compile(self) -> Result<Splitter, TokenizerError> {
-        let stages = self.0.cuts.iter().map(|&(pattern, then)| {
-            Ok(Stage { regex: Regex::new(pattern).map_err(TokenizerError::library)?, then })
-        });
+        let stages =
+            self.0.cuts.iter().map(|&(pattern, then)| {
+                Ok(Stage { regex: Regex::new(pattern).map_err(TokenizerError::library)?, then })
+            });
         Ok(Splitter { stages: stages.collect::<Result<_, _>>()? })
     }
 }
@@ -156,11 +157,7 @@ impl Splitter {
     }
 
     /// Calls `word` with each piece of `text`, in order; the pieces put together are the text.
-    pub(super) fn split<'t, E>(
-        &self,
-        text: &'t str,
-        word: &mut impl FnMut(&'t str) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub(super) fn split<'t, E>(&self, text: &'t str, word: &mut impl FnMut(&'t str) -> Result<(), E>) -> Result<(), E> {
         Self::cut(&self.stages, text, word)
     }
 

@@ -77,14 +77,8 @@ const UP_TO_THREE: Cut = (r"\p{N}{1,3}", Then::Keep);
 const DIGIT: Cut = (r"\p{N}", Then::Keep);
 const THREE_DIGITS: Cut = (r"[0-9][0-9][0-9]", Then::Keep);
 
-const PLAIN: Row = Row {
-    names: &[],
-    cuts: &[],
-    spelling: Spelling::ByteLevel,
-    ignore_merges: false,
-    add_bos: false,
-    nfc: false,
-};
+const PLAIN: Row =
+    Row { names: &[], cuts: &[], spelling: Spelling::ByteLevel, ignore_merges: false, add_bos: false, nfc: false };
 
 pub(super) static DEFAULT: Row = Row {
     names: &["default"],
@@ -140,16 +134,7 @@ pub(super) static TABLE: &[&Row] = &[
     &Row { names: &["glm4", "glm5"], cuts: &[LLAMA3], ignore_merges: true, ..PLAIN },
     &Row { names: &["qwen2"], cuts: &[QWEN2], nfc: true, ..PLAIN },
     &Row {
-        names: &[
-            "deepseek-r1-qwen",
-            "kormo",
-            "f2llmv2",
-            "megrez",
-            "stablelm2",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-        ],
+        names: &["deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"],
         cuts: &[QWEN2],
         ..PLAIN
     },
@@ -175,36 +160,17 @@ pub(super) static TABLE: &[&Row] = &[
     &Row { names: &["viking"], cuts: &[BLOOM, DIGIT], ..PLAIN },
     &Row {
         names: &["deepseek-coder"],
-        cuts: &[
-            (r"[\r\n]", Then::Keep),
-            (r"\s?\p{L}+", Then::Keep),
-            (r"\s?\p{P}+", Then::Keep),
-            HAN_AND_HANGUL,
-            DIGIT,
-        ],
+        cuts: &[(r"[\r\n]", Then::Keep), (r"\s?\p{L}+", Then::Keep), (r"\s?\p{P}+", Then::Keep), HAN_AND_HANGUL, DIGIT],
         ..PLAIN
     },
     &Row {
         names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
-        cuts: &[
-            UP_TO_THREE,
-            HAN_AND_KANA,
-            DEEPSEEK_WORDS,
-        ],
+        cuts: &[UP_TO_THREE, HAN_AND_KANA, DEEPSEEK_WORDS],
         ..PLAIN
     },
     &Row { names: &["tekken"], cuts: &[o200k!("", r"\p{N}")], ignore_merges: true, add_bos: true, ..PLAIN },
-    &Row {
-        names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
-        cuts: &[GPT4O],
-        ..PLAIN
-    },
-    &Row {
-        names: &["minicpm5"],
-        cuts: &[UP_TO_THREE, cl100k!(r"\p{N}+")],
-        ignore_merges: true,
-        ..PLAIN
-    },
+    &Row { names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], cuts: &[GPT4O], ..PLAIN },
+    &Row { names: &["minicpm5"], cuts: &[UP_TO_THREE, cl100k!(r"\p{N}+")], ignore_merges: true, ..PLAIN },
     &Row {
         names: &["seed-coder"],
         cuts: &[(
@@ -227,11 +193,7 @@ pub(super) static TABLE: &[&Row] = &[
         )],
         ..PLAIN
     },
-    &Row {
-        names: &["jais-2"],
-        cuts: &[(LLAMA3.0, Then::Halve)],
-        ..PLAIN
-    },
+    &Row { names: &["jais-2"], cuts: &[(LLAMA3.0, Then::Halve)], ..PLAIN },
     &Row {
         names: &["ufakzeka"],
         cuts: &[(
@@ -307,12 +269,7 @@ pub(super) static TABLE: &[&Row] = &[
     &Row {
         names: &["youtu"],
         cuts: &[
-            (
-                concat!(
-                    r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-\x{303F}︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\x{3040}-ゟ゠-ヿ]+"
-                ),
-                Then::Keep,
-            ),
+            (concat!(r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-\x{303F}︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\x{3040}-ゟ゠-ヿ]+"), Then::Keep),
             o200k!(r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?", r"\p{N}"),
         ],
         ignore_merges: true,
@@ -321,11 +278,7 @@ pub(super) static TABLE: &[&Row] = &[
     &Row { names: &["granite-embed-multi-97m"], cuts: &[GPT4O], ignore_merges: true, ..PLAIN },
     // Numbers in threes from the right, where a word ends with them.
     &Row { names: &["tiny_aya", "cohere2moe"], cuts: &[(r"\d+\b", Then::Threes), GPT4O], ..PLAIN },
-    &Row {
-        names: &["superbpe"],
-        cuts: &[(r"\p{N}+", Then::Keep), (r"[0-9]+", Then::ThreesWithin)],
-        ..PLAIN
-    },
+    &Row { names: &["superbpe"], cuts: &[(r"\p{N}+", Then::Keep), (r"[0-9]+", Then::ThreesWithin)], ..PLAIN },
     &Row {
         names: &["kimi-k2"],
         cuts: &[(

@@ -57,12 +57,14 @@ fn every_name_cuts_as_recorded() {
         let names: Vec<String> = serde_json::from_value(cuts["names"].take()).unwrap();
         let words: Vec<Vec<usize>> = serde_json::from_value(cuts["words"].take()).unwrap();
         for name in &names {
-            let splitter = PreTokenizer::named(name).unwrap_or_else(|| panic!("{name} is not known")).compile().unwrap();
+            let splitter =
+                PreTokenizer::named(name).unwrap_or_else(|| panic!("{name} is not known")).compile().unwrap();
             for (text, expected) in texts.iter().zip(&words) {
                 let found = splitter.words(text);
                 if found.iter().map(|word| word.chars().count()).ne(expected.iter().copied()) {
                     let mut characters = text.chars();
-                    let expected: Vec<String> = expected.iter().map(|&n| characters.by_ref().take(n).collect()).collect();
+                    let expected: Vec<String> =
+                        expected.iter().map(|&n| characters.by_ref().take(n).collect()).collect();
                     wrong.push(format!("{name}:\n  found    {found:?}\n  expected {expected:?}"));
                 }
             }

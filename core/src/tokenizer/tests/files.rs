@@ -48,7 +48,13 @@ fn tokens_without_a_row_are_padding() {
 #[test]
 fn what_is_written_there_is_not_added_again() {
     let extra = [("<s>", 3), ("</s>", 3)];
-    let raw = Raw { bos: Some(256), eos: Some(257), add_bos: Some(true), add_eos: Some(true), ..byte_level("gpt-2", &extra, &[]) };
+    let raw = Raw {
+        bos: Some(256),
+        eos: Some(257),
+        add_bos: Some(true),
+        add_eos: Some(true),
+        ..byte_level("gpt-2", &extra, &[])
+    };
     let tokenizer = build(&raw);
     let letter = tokenizer.id("a").unwrap();
     for text in ["a", "<s>a", "a</s>", "<s>a</s>"] {
@@ -111,7 +117,8 @@ fn a_byte_level_text_begins_with_a_space_where_the_file_says_so() {
 
 #[test]
 fn few_names_spell_words_as_they_are() {
-    let tokens = [("▁", 1), ("a", 1), ("é", 1), ("▁a", 1), ("\n", 1), ("\n\n", 1), ("<0xE4>", 6), ("<0xBD>", 6), ("<0xA0>", 6)];
+    let tokens =
+        [("▁", 1), ("a", 1), ("é", 1), ("▁a", 1), ("\n", 1), ("\n\n", 1), ("<0xE4>", 6), ("<0xBD>", 6), ("<0xA0>", 6)];
     let tokens = tokens.map(|(text, kind)| (text, kind, 0.0));
     let raw = Raw { pre: Some("gemma4".into()), merges: Some(strings(&["▁ a"])), ..raw("gpt2", &tokens) };
     let tokenizer = build(&raw);

@@ -50,12 +50,7 @@ pub fn note(checkpoint: &Checkpoint, metadata: &Metadata, notes: &mut Vec<String
 }
 
 /// Ends of text that no key names and no reader knows by their text.
-fn note_ends(
-    checkpoint: &Checkpoint,
-    metadata: &Metadata,
-    written: &Tokenizer,
-    notes: &mut Vec<String>,
-) -> Result<()> {
+fn note_ends(checkpoint: &Checkpoint, metadata: &Metadata, written: &Tokenizer, notes: &mut Vec<String>) -> Result<()> {
     let ends = ends_of_text(checkpoint, metadata)?;
     let lost: Vec<String> = ends
         .iter()
@@ -161,8 +156,10 @@ impl Both<'_> {
         }
         for token in json["added_tokens"].as_array().into_iter().flatten().take(MOST_ADDED) {
             let Some(text) = token["content"].as_str() else { continue };
-            let flags: Vec<&str> =
-                ["lstrip", "rstrip", "single_word", "normalized"].into_iter().filter(|flag| token[flag] == true).collect();
+            let flags: Vec<&str> = ["lstrip", "rstrip", "single_word", "normalized"]
+                .into_iter()
+                .filter(|flag| token[flag] == true)
+                .collect();
             let between = format!("a {text} b a{text}b \n{text}\n b");
             if flags.is_empty() || self.differ(&between).is_none() {
                 continue;
@@ -216,7 +213,8 @@ impl Both<'_> {
         }
         let ids = 0..self.original.vocab_size() as u32;
         let words = ids.filter(|&id| !self.original.is_special(id)).map(|id| self.original.decode(&[id], false));
-        let differ: Vec<String> = words.filter(|word| !word.contains('\u{FFFD}') && self.differ(word).is_some()).collect();
+        let differ: Vec<String> =
+            words.filter(|word| !word.contains('\u{FFFD}') && self.differ(word).is_some()).collect();
         if let Some(one) = differ.first() {
             notes.push(format!(
                 "tokenizer.json has ignore_merges {says}, and {name} implies the opposite: {} words become other tokens, such as {one:?}",

@@ -258,7 +258,8 @@ fn steps<'v>(section: &'v Value, list: &str) -> &'v [Value] {
 /// Whether tokens are spelled in the byte-level alphabet.
 fn is_byte_level(json: &Value) -> bool {
     let has = |section: &Value, list: &str| steps(section, list).iter().any(|step| step["type"] == "ByteLevel");
-    json["model"]["byte_fallback"] != true && (has(&json["pre_tokenizer"], "pretokenizers") || has(&json["decoder"], "decoders"))
+    json["model"]["byte_fallback"] != true
+        && (has(&json["pre_tokenizer"], "pretokenizers") || has(&json["decoder"], "decoders"))
 }
 
 /// The vocabulary of a tokenizer.json.
@@ -327,7 +328,8 @@ fn from_json(json: &Value) -> Result<Vocabulary> {
     for (id, token) in tokens.iter_mut().enumerate().filter(|(_, token)| token.is_empty()) {
         *token = format!("[PAD{id}]");
     }
-    let space_prefix = Some(adds_prefix(&json["normalizer"], "normalizers") || adds_prefix(&json["pre_tokenizer"], "pretokenizers"));
+    let space_prefix =
+        Some(adds_prefix(&json["normalizer"], "normalizers") || adds_prefix(&json["pre_tokenizer"], "pretokenizers"));
     Ok(Vocabulary {
         model: "llama",
         tokens,

@@ -64,7 +64,11 @@ pub fn recognize(original: &Tokenizer, json: &Value, first: &[&'static str]) -> 
     let mut candidates: Vec<PreTokenizer> = PreTokenizer::all().filter(|pre| pre.is_byte_level()).collect();
     candidates.sort_by_key(|pre| {
         let said = said.as_ref().is_some_and(|said| pre.cuts_by(said.iter().map(String::as_str)));
-        (!said, pre.ignore_merges() != ignore_merges, first.iter().position(|name| *name == pre.name()).unwrap_or(first.len()))
+        (
+            !said,
+            pre.ignore_merges() != ignore_merges,
+            first.iter().position(|name| *name == pre.name()).unwrap_or(first.len()),
+        )
     });
     let mut best: Option<(usize, PreTokenizer, String)> = None;
     for pre in candidates {

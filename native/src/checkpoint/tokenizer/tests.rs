@@ -9,7 +9,8 @@ use sterna_core::tokenizer::byte_char;
 use super::*;
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -83,7 +84,8 @@ fn what_is_not_known_is_said_with_what_differs() {
     let note = found.note.unwrap();
     assert!(note.contains(found.pre.name()) && note.contains("where tokenizer.json has"), "{note}");
     // One expression away: words of letters and marks.
-    let found = recognized(&file(sequence(&[split(&LLAMA3.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+")), bytes(false)]), true), &[]);
+    let found =
+        recognized(&file(sequence(&[split(&LLAMA3.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+")), bytes(false)]), true), &[]);
     let note = found.note.unwrap();
     assert_eq!(found.pre.name(), "llama-bpe");
     assert!(note.contains("its words are"), "{note}");
@@ -162,7 +164,8 @@ fn what_goes_around_a_text_is_applied_or_noted() {
     };
     let text = json!({"Sequence": {"id": "A", "type_id": 0}});
     let around = |processor: Value| written("qwen2", |json| json["post_processor"] = processor, &[]);
-    let adds = |metadata: &Metadata| ["bos", "eos"].map(|name| metadata.bool(&format!("tokenizer.ggml.add_{name}_token")));
+    let adds =
+        |metadata: &Metadata| ["bos", "eos"].map(|name| metadata.bool(&format!("tokenizer.ggml.add_{name}_token")));
 
     // bos is <|im_start|> in config.json, eos <|im_end|> in tokenizer_config.json.
     let (metadata, notes) = around(template(json!([special("<|im_start|>"), text, special("<|im_end|>")])));
