@@ -100,7 +100,12 @@ fn begun(dir: &TempDir, steps: &str) -> (std::process::Child, std::path::PathBuf
     let (text, out, config) = (text(dir), dir.path().join("run"), dir.path().join("c.toml"));
     std::fs::write(&config, "[run]\ncheckpoint_seconds = 0\nlog_every = 1\n").unwrap();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sterna"));
-    command.args(["train", "--text", &text, "--steps", steps, "--config"]).arg(&config).arg("--out").arg(&out).args(SHAPE);
+    command
+        .args(["train", "--text", &text, "--steps", steps, "--config"])
+        .arg(&config)
+        .arg("--out")
+        .arg(&out)
+        .args(SHAPE);
     let child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     while logged(&out).len() < 3 && start.elapsed() < Duration::from_secs(120) {
@@ -163,7 +168,11 @@ fn ctrl_c_keeps_what_was_learned_and_the_run_goes_on_without_settings() {
     let mut qat = sterna();
     qat.args(["qat", "--resume", "--out"]).arg(&out);
     qat.assert().code(1).stderr(predicate::str::contains("go on with `sterna train --resume --out"));
-    sterna().args(["train", "--resume"]).assert().code(1).stderr(predicate::str::contains("name its folder with --out"));
+    sterna()
+        .args(["train", "--resume"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("name its folder with --out"));
 
     // What changes nothing that is learned may change.
     let outcome = json(&stdout(&mut again(&["--resume", "--json", "--threads", "1", "--eval-every", "50"])));
@@ -190,7 +199,10 @@ fn a_folder_is_used_by_one_run_and_keeps_the_files_of_another() {
     // The lock went with the process; its checkpoint is there.
     train(&["--steps", "5"]).assert().code(1).stderr(predicate::str::contains("go on with --resume"));
     std::fs::remove_file(out.join("checkpoint.safetensors")).unwrap();
-    train(&["--steps", "5"]).assert().code(1).stderr(predicate::str::contains("has files of another run (config.toml, log.jsonl)"));
+    train(&["--steps", "5"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("has files of another run (config.toml, log.jsonl)"));
 }
 
 #[test]
@@ -198,7 +210,9 @@ fn what_does_not_fit_into_memory_is_refused_before_it_is_allocated() {
     let dir = TempDir::new().unwrap();
     let (text, out) = (text(&dir), dir.path().join("run"));
     let mut command = sterna();
-    command.args(["train", "--text", &text, "--width", "1000000", "--group", "row", "--rule", "none", "--out"]).arg(&out);
+    command
+        .args(["train", "--text", &text, "--width", "1000000", "--group", "row", "--rule", "none", "--out"])
+        .arg(&out);
     let refused = predicate::str::contains("training needs about").and(predicate::str::contains("--batch-size"));
     command.assert().code(1).stderr(refused);
     // What fits is told.
@@ -260,8 +274,15 @@ fn a_rare_character_at_the_end_is_told_and_trained_around() {
     let text = std::fs::read_to_string(text(&dir)).unwrap() + "the king — a fool\n";
     std::fs::write(&path, text).unwrap();
     let mut command = sterna();
-    command.arg("train").arg("--text").arg(&path).args(["--steps", "3", "--out"]).arg(dir.path().join("run")).args(SHAPE);
-    let said = predicate::str::contains("note: 1 character stands only in the part that is held out").and(predicate::str::contains("U+2014"));
+    command
+        .arg("train")
+        .arg("--text")
+        .arg(&path)
+        .args(["--steps", "3", "--out"])
+        .arg(dir.path().join("run"))
+        .args(SHAPE);
+    let said = predicate::str::contains("note: 1 character stands only in the part that is held out")
+        .and(predicate::str::contains("U+2014"));
     command.assert().success().stderr(said);
 }
 

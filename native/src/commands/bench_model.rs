@@ -269,14 +269,13 @@ fn train(args: &BenchModelArgs, settings: &Settings, text: &str, evaluation: &st
     let trained = trained.map_err(|error| match error.downcast::<Interrupted>() {
         Ok(Interrupted { then }) if settings.keep => {
             let dir = settings.work.join("qat");
-            Interrupted { then: format!("{then}; `sterna qat --resume --out {}` goes on with it", dir.display()) }.into()
+            Interrupted { then: format!("{then}; `sterna qat --resume --out {}` goes on with it", dir.display()) }
+                .into()
         }
         Ok(_) => Interrupted { then: "nothing was measured yet".into() }.into(),
         Err(error) => error,
     });
-    trained
-        .map(Some)
-        .with_context(|| format!("cannot train {} on {}", settings.dir.display(), args.text.display()))
+    trained.map(Some).with_context(|| format!("cannot train {} on {}", settings.dir.display(), args.text.display()))
 }
 
 fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {

@@ -15,9 +15,9 @@ use serde::Serialize;
 use sterna_core::kernels::Executor;
 use sterna_core::ternary::Rule;
 
+use super::runs::{Device, at_least, seed};
 use crate::images::{self, Measured};
 use crate::plot::{Axis, Chart, Group, Scale, scatter};
-use super::runs::{Device, at_least, seed};
 use crate::train::checkpoint;
 use crate::train::images::idx::Images;
 use crate::train::images::{DataSet, ImageTask, ImagesConfig};
@@ -93,7 +93,11 @@ impl BenchQuantizationArgs {
             ([], None) => Ok(vec![DataSet::Mnist, DataSet::FashionMnist]),
             ([], Some(_)) => Ok(vec![DataSet::FashionMnist]),
             (sets @ [_, _, ..], Some(path)) => {
-                bail!("--output {} is the table of one data set, but --data names {}; name one", path.display(), sets.len())
+                bail!(
+                    "--output {} is the table of one data set, but --data names {}; name one",
+                    path.display(),
+                    sets.len()
+                )
             }
             (sets, _) => Ok(sets.to_vec()),
         }
@@ -342,7 +346,8 @@ impl<'a> Bench<'a> {
             for group in ["64", "128", "256", "row", "tensor"] {
                 let config =
                     QuantizationConfig { method: method.into(), group: group.into(), ..QuantizationConfig::default() };
-                let (task, dir) = self.trained(&format!("{method}-{group}"), config, self.args.configuration_steps())?;
+                let (task, dir) =
+                    self.trained(&format!("{method}-{group}"), config, self.args.configuration_steps())?;
                 let File { measured, latency_s, bytes, format } = self.measured(&dir.model())?;
                 let stored = stored_bytes(&dir.model())?;
                 configurations.push(Configuration {

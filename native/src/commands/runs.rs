@@ -137,7 +137,9 @@ impl Kind {
                 format!("this run fine-tunes a checkpoint; go on with `sterna qat --resume --out {dir}`")
             }
             Self::Images => {
-                format!("this run trains an image classifier; go on with `sterna train --resume --out {dir}`, without a text")
+                format!(
+                    "this run trains an image classifier; go on with `sterna train --resume --out {dir}`, without a text"
+                )
             }
             Self::Text => format!("this run trains a language model; go on with `sterna train --resume --out {dir}`"),
         }

@@ -7,8 +7,8 @@ use sterna_core::model::Logits;
 
 use super::model::Architecture;
 use super::*;
-use crate::train::testing::Killed;
 use crate::train::run_dir::RunDir;
+use crate::train::testing::Killed;
 use crate::train::trainer;
 
 /// Sentences of a small grammar, so that there is something to learn; 20,000 characters.
@@ -182,7 +182,9 @@ fn a_measurement_that_is_stopped_is_of_what_was_measured() -> Result<()> {
     let error = measured.whole("the last step", "go on").unwrap_err();
     assert!(error.is::<crate::ui::interrupt::Interrupted>());
     let said = error.to_string();
-    for part in ["stopped with Ctrl-C; the last step was measured in part: ", " % of the held-out data, loss ", "; go on"] {
+    for part in
+        ["stopped with Ctrl-C; the last step was measured in part: ", " % of the held-out data, loss ", "; go on"]
+    {
         assert!(said.contains(part), "{said}");
     }
     assert!(trainer::Measured { done: total, ..measured }.whole("", "").is_ok());
@@ -197,7 +199,8 @@ fn a_run_goes_on_with_the_text_that_it_began_with() -> Result<()> {
     trained(&config, dir.path(), false)?;
     let other = made_up_text().replace("rose", "nose");
     let task = TextTask::new(config.clone(), &other, "", &|_| Ok(()))?;
-    let error = trainer::train(&task, &config.run, &config, &RunDir::create(dir.path())?, true).unwrap_err().to_string();
+    let error =
+        trainer::train(&task, &config.run, &config, &RunDir::create(dir.path())?, true).unwrap_err().to_string();
     assert!(error.contains("the data is not what") && error.contains("a file has changed"), "{error}");
     Ok(())
 }
@@ -243,7 +246,7 @@ fn what_a_run_takes_is_estimated_before_it_is_allocated() {
         change(&mut config);
         let count = 4 * task(&config).parameters().count() as u64;
         let gradients = asked(&change).gradients;
-        assert!(gradients <= count && gradients * 100 >= count * 85, "{gradients} of {count}");
+        assert!(gradients <= count && gradients * 100 >= count * 99, "{gradients} of {count}");
     }
 }
 
