@@ -310,8 +310,12 @@ fn layers_that_are_not_alike() {
     }
     let windowed = || file().set(".attention.sliding_window", 8u32);
     let key = ".attention.sliding_window_pattern";
-    for mixed in [windowed().set(key, 2u32), windowed().set(key, vec![true, false]), windowed().set(key, vec![0u32, 1])] {
-        assert_matches!(refused_early(&mixed, "llama.attention.sliding_window_pattern"), ModelError::Unsupported { .. });
+    for mixed in [windowed().set(key, 2u32), windowed().set(key, vec![true, false]), windowed().set(key, vec![0u32, 1])]
+    {
+        assert_matches!(
+            refused_early(&mixed, "llama.attention.sliding_window_pattern"),
+            ModelError::Unsupported { .. }
+        );
     }
     for wrong in [windowed().set(key, vec![true]), windowed().set(key, vec![true; 3])] {
         assert_matches!(refused_early(&wrong, "llama.attention.sliding_window_pattern"), ModelError::BadValue { .. });

@@ -8,6 +8,7 @@ use sterna_core::gguf::Gguf;
 use sterna_core::kernels::Serial;
 use sterna_core::model::{Config, LoadOptions, Logits, Transformer, warnings};
 use sterna_core::ops::RopeScaling;
+use sterna_core::tokenizer::EncodeOptions;
 use sterna_core::{Model, SessionOptions};
 
 const LLAMA: &str = "llama-tq2_0";
@@ -186,7 +187,10 @@ fn keys_that_llama_cpp_does_not_apply_are_told() {
         (Edited::of(YARN).set(".rope.scaling.yarn_beta_fast", 16.0f32), "qwen3.rope.scaling.yarn_beta_fast"),
     ] {
         let found = told(&file);
-        assert!(found.len() == 1 && found[0].contains(key) && found[0].contains("llama.cpp does not apply it"), "{found:?}");
+        assert!(
+            found.len() == 1 && found[0].contains(key) && found[0].contains("llama.cpp does not apply it"),
+            "{found:?}"
+        );
     }
     // Without an effect there is nothing to tell.
     for file in [
@@ -203,6 +207,82 @@ fn warnings_come_with_the_model() {
     let file = Edited::of(LLAMA).set(".logit_scale", 2.0f32);
     let model = Model::from_gguf(&file.write()).unwrap();
     assert!(model.warnings().iter().any(|warning| warning.contains("llama.logit_scale")), "{:?}", model.warnings());
+}
+
+// ---- the same numbers as llama.cpp ----------------------------------------------------------------------------------
+
+/// Perplexity over the first six chunks of 256 tokens, as `llama-perplexity -c 256` prints it after the sixth.
+fn perplexity(file: &Edited) -> f64 {
+    let text: String = (0..60).map(|i| format!("line {i} of a text that both programs read; ")).collect();
+    let model = Model::from_gguf(&file.write()).unwrap();
+    let tokens = model.encode(&text, EncodeOptions { add_special: true, parse_special: false }).unwrap();
+    let (mut loss, mut scored) = (0.0, 0);
+    for chunk in tokens.chunks_exact(256).take(6) {
+        let mut chunk = chunk.to_vec();
+        chunk[0] = tokens[0];
+        let transformer = model.transformer();
+        let mut state = transformer.state(None);
+        let logits = transformer.forward(&mut state, &Serial, &chunk, Logits::All).unwrap();
+        let rows = logits.chunks_exact(transformer.vocabulary());
+        for (row, &target) in rows.zip(&chunk[1..]).skip(128) {
+            let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+            loss += sum.ln() - f64::from(row[target as usize]);
+            scored += 1;
+        }
+    }
+    assert_eq!(scored, 6 * 127);
+    (loss / f64::from(scored)).exp()
+}
+
+/// What llama.cpp (August 2026) finds for the same edits of the same files: `llama-perplexity -c 256 -b 256 -fa off`. Its products
+/// take f16 or int8 activations, so the last digits differ.
+#[test]
+fn perplexities_are_llama_cpps() {
+    let llama = || Edited::of("llama-f16");
+    let scaled = |kind: &str, factor: f32| llama().set(".rope.scaling.type", kind).set(".rope.scaling.factor", factor);
+    let yarn =
+        |factor: f32, original: u32| scaled("yarn", factor).set(".rope.scaling.original_context_length", original);
+    let phi = || Edited::of("phi3-long-tq2_0");
+    let long = || phi().set(".rope.scaling.original_context_length", 128u32);
+    let not_applied = llama()
+        .set(".attention.clamp_kqv", 1.0f32)
+        .set(".logit_scale", 0.5f32)
+        .set(".embedding_scale", 12.0f32)
+        .set(".final_logit_softcapping", 1.0f32);
+    let mut failures = Vec::new();
+    for (what, file, expected, tolerance) in [
+        ("plain", llama(), 2624.2766, 5e-4),
+        ("a factor without a type", llama().set(".rope.scaling.factor", 4.0f32), 3188.3584, 5e-4),
+        ("a factor switched off", scaled("none", 4.0), 2624.2766, 5e-4),
+        ("attn_factor without a type", llama().set(".rope.scaling.attn_factor", 1.5f32), 2637.7993, 5e-4),
+        ("attn_factor of type none", scaled("none", 1.0).set(".rope.scaling.attn_factor", 1.5f32), 2637.7993, 5e-4),
+        ("the old key", llama().set(".rope.scale_linear", 4.0f32), 3188.3584, 5e-4),
+        ("a factor of 0 over the old key", scaled("linear", 0.0).set(".rope.scale_linear", 4.0f32), 2624.2766, 5e-4),
+        ("YaRN", yarn(4.0, 64), 2578.4186, 5e-4),
+        ("YaRN with ext_factor 0", yarn(4.0, 64).set(".rope.scaling.yarn_ext_factor", 0.0f32), 2578.4186, 5e-4),
+        ("YaRN with attn_factor", yarn(4.0, 64).set(".rope.scaling.attn_factor", 0.8f32), 2925.3582, 5e-4),
+        ("YaRN to a shorter context", yarn(0.5, 64), 3297.0201, 5e-4),
+        ("YaRN from no context", yarn(4.0, 0), 2248.6705, 5e-4),
+        (
+            "YaRN with the old key",
+            yarn(4.0, 64).without(".rope.scaling.factor").set(".rope.scale_linear", 4.0f32),
+            2578.4186,
+            5e-4,
+        ),
+        ("keys that are not applied", not_applied, 2624.2766, 5e-4),
+        ("LongRoPE, short", phi(), 1526.3805, 3e-3),
+        ("LongRoPE, short, type none", phi().set(".rope.scaling.type", "none"), 1526.3805, 3e-3),
+        ("LongRoPE, short, with a factor", phi().set(".rope.scaling.factor", 2.0f32), 1445.6038, 3e-3),
+        ("LongRoPE, long", long(), 1507.1388, 3e-3),
+        ("LongRoPE, long, type none", long().set(".rope.scaling.type", "none"), 1507.1388, 3e-3),
+    ] {
+        let found = perplexity(&file);
+        println!("{what:32} {found:10.4}, llama.cpp {expected:10.4}: {:+.1e}", found / expected - 1.0);
+        if (found / expected - 1.0).abs() > tolerance {
+            failures.push(what);
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
 }
 
 // ---- factors that depend on the length of the text ------------------------------------------------------------------
@@ -278,7 +358,9 @@ fn all_logits_of_a_call_have_the_factors_of_its_end() {
         let (mut state, mut first, mut logits) = (model.state(Some(64)), 0, Vec::new());
         state.expect(expected);
         for piece in pieces {
-            logits.extend_from_slice(model.forward(&mut state, &Serial, &tokens(24)[first..first + piece], Logits::All).unwrap());
+            logits.extend_from_slice(
+                model.forward(&mut state, &Serial, &tokens(24)[first..first + piece], Logits::All).unwrap(),
+            );
             first += piece;
         }
         logits

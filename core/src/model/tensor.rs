@@ -35,9 +35,11 @@ pub(super) fn held_bytes(info: &TensorInfo, format: Format, place: Place) -> u64
     match place {
         Place::Ignored => 0,
         Place::Vector { len } | Place::Divisors { len } => 4 * len as u64,
-        Place::Matrix { .. } if format.is_ternary() => {
-            TernaryMatrix::bytes_needed(info.rows(), info.cols(), format.group().map_or(info.cols(), |group| group as u64))
-        }
+        Place::Matrix { .. } if format.is_ternary() => TernaryMatrix::bytes_needed(
+            info.rows(),
+            info.cols(),
+            format.group().map_or(info.cols(), |group| group as u64),
+        ),
         Place::Matrix { .. } | Place::Projection { .. } => {
             format.tensor_bytes(info.rows(), info.cols()).unwrap_or(u64::MAX)
         }

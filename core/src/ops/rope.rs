@@ -188,12 +188,7 @@ mod tests {
 
     #[test]
     fn yarn_keeps_high_frequencies_and_interpolates_low_ones() {
-        let scaling = RopeScaling::Yarn {
-            factor: 4.0,
-            original_context: 64,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-        };
+        let scaling = RopeScaling::Yarn { factor: 4.0, original_context: 64, beta_fast: 32.0, beta_slow: 1.0 };
         let plain = rope(RopeScaling::None).frequencies(256).0;
         let (f, magnitude) = rope(scaling.clone()).frequencies(256);
         assert_eq!(f[0], plain[0]);

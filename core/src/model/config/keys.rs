@@ -62,7 +62,8 @@ impl<'a> Keys<'a> {
     /// As [`size_of_layers`](Self::size_of_layers), of a key that may be absent.
     pub(super) fn optional_size_of_layers(&self, name: &str, layers: usize) -> Result<Option<usize>, ModelError> {
         let Some(array) = self.metadata.array(&self.key(name)) else { return self.optional_size(name) };
-        let sizes = array.integers::<u64>().ok_or_else(|| self.wrong_type(name, "an integer, or one for each layer"))?;
+        let sizes =
+            array.integers::<u64>().ok_or_else(|| self.wrong_type(name, "an integer, or one for each layer"))?;
         self.check_length(name, array, layers)?;
         match sizes.first() {
             Some(&first) if sizes.iter().all(|&size| size == first) => {

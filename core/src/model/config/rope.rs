@@ -12,7 +12,8 @@ use crate::ops::{LongRope, Rope, RopeScaling};
 pub(in crate::model) const LONG_SETS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// YaRN's betas, where a file has none: `beta_fast`, `beta_slow`. llama.cpp knows no others.
-pub(super) const BETAS: [(&str, f32); 2] = [("rope.scaling.yarn_beta_fast", 32.0), ("rope.scaling.yarn_beta_slow", 1.0)];
+pub(super) const BETAS: [(&str, f32); 2] =
+    [("rope.scaling.yarn_beta_fast", 32.0), ("rope.scaling.yarn_beta_slow", 1.0)];
 
 impl Keys<'_> {
     /// The rotary embedding of heads of `head_dim` elements. The factors, which are tensors, are filled in by the loader.
