@@ -14,6 +14,7 @@ use crate::loss::cross_entropy;
 use crate::memory;
 use crate::source::Source;
 use crate::train::images::idx::Images;
+use crate::ui::progress::Progress;
 
 /// Images that go to the model together.
 const BATCH: usize = 500;
@@ -44,8 +45,12 @@ pub fn load(path: &Path, how: &Loading<'_>, exec: &dyn Executor) -> Result<Image
     memory::check(&Memory::of(source.header()).with_context(of_file)?, 0, how.available, how.force)
         .with_context(of_file)?;
     let mut loader = ImageLoader::new(source.header(), &options).with_context(of_file)?;
+    let mut progress = Progress::bytes("loading", Some(source.file_bytes()));
+    let mut done = 0;
     for (info, bytes) in source.tensors() {
         loader.tensor(info, bytes, exec).with_context(of_file)?;
+        done += info.size;
+        progress.set(done);
     }
     loader.finish().with_context(of_file)
 }

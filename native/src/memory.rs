@@ -12,13 +12,23 @@ const LEAST_CONTEXT: usize = 256;
 /// A need below this is not worth a line, where it fits.
 const WORTH_A_LINE: u64 = 1 << 28;
 
+/// What the shortest useful conversation of at most `context` tokens needs, in bytes.
+fn least(memory: &Memory, context: usize) -> u64 {
+    memory.total(context.min(LEAST_CONTEXT))
+}
+
+/// Whether a model can be loaded into `available` bytes.
+pub fn fits(memory: &Memory, available: u64) -> bool {
+    least(memory, memory.context()) <= available
+}
+
 /// Says what a model needs for a conversation of `context` tokens and what is available, both in bytes.
 ///
 /// # Errors
 /// If the model does not fit, unless `force` is set.
 pub fn check(memory: &Memory, context: usize, available: Option<u64>, force: bool) -> Result<()> {
     let Some(available) = available else { return Ok(()) };
-    let least = memory.total(context.min(LEAST_CONTEXT));
+    let least = least(memory, context);
     let full = memory.total(context);
     if least > available {
         let what = format!("the model needs {} of memory, and {} are available", bytes(least), bytes(available));
@@ -139,6 +149,7 @@ mod tests {
         assert_eq!(memory.weights, source.header().tensors.iter().map(|info| info.elements() * 2).sum::<u64>() + norms);
         assert_eq!((memory.context(), memory.cache(131_072)), (131_072, 131_072 * 2 * 1024 * 2));
         assert!(check(&memory, 131_072, Some(24 * GIB), true).is_ok() && check(&memory, 131_072, None, false).is_ok());
+        assert!(!fits(&memory, 24 * GIB) && fits(&memory, 128 * GIB));
     }
 
     #[test]

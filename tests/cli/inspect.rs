@@ -69,6 +69,7 @@ fn memory_and_warnings_are_reported() {
     assert_eq!((memory("context"), memory("cache")), (256, 256 * 2 * 2 * 64 * 2));
     assert_eq!(memory("total"), memory("weights") + memory("text") + memory("scratch") + memory("cache"));
     assert!(memory("weights") > 200_000 && memory("available") > memory("total"));
+    assert_eq!(json["memory"]["fits"], true);
     let text = stdout(sterna().arg("inspect").arg(&path));
     assert!(text.contains("\nmemory\n") && text.contains("available on this machine"), "{text}");
 }

@@ -14,7 +14,7 @@ use sterna_core::model::{Memory, refusals, warnings};
 use crate::args::ModelArgs;
 use crate::source::{Source, kind};
 use crate::ui::text::{self, Align};
-use crate::{Out, machine};
+use crate::{Out, machine, memory};
 
 /// Items of a metadata array that are shown.
 const HEAD: usize = 8;
@@ -189,7 +189,11 @@ impl<'a> Report<'a> {
             writeln!(out, "refused: {}", text::plain(refusal, 400))?;
         }
         if self.refusals.is_empty() {
-            writeln!(out, "this file can be run")?;
+            let fits = |memory: &Memory| machine::available_bytes().is_none_or(|bytes| memory::fits(memory, bytes));
+            match self.memory.as_ref().is_none_or(fits) {
+                true => writeln!(out, "this file can be run")?,
+                false => writeln!(out, "this file can be run, but not in the memory that is available here")?,
+            }
         }
         Ok(())
     }
@@ -312,6 +316,7 @@ fn memory_json(memory: &Memory, available: Option<u64>) -> serde_json::Value {
         "cache": memory.cache(context),
         "total": memory.total(context),
         "available": available,
+        "fits": available.map(|available| memory::fits(memory, available)),
     })
 }
 
