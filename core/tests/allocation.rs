@@ -7,7 +7,10 @@ use edited::{Edited, Tensor, fixture};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-use sterna_core::gguf::{Array, ValueType};
+use sterna_core::formats::Format;
+use sterna_core::gguf::{Array, Gguf, Metadata, ValueType};
+use sterna_core::kernels::Serial;
+use sterna_core::model::{Logits, Memory};
 use sterna_core::tokenizer::Tokenizer;
 use sterna_core::{Model, SessionOptions};
 
@@ -83,8 +86,84 @@ fn check(what: &str, bytes: &[u8], loads: bool, times: f64) {
     assert!(seconds < 20.0, "{what}: {seconds} s");
 }
 
+/// Compares what a header says of a model's memory with what loading and running it really holds.
+fn check_needs(what: &str, bytes: &[u8]) {
+    let needs = Memory::of(Gguf::parse(bytes).unwrap().header()).unwrap();
+    let before = HELD.load(Ordering::SeqCst);
+    let mut model = None;
+    let peak_of_loading = peak(|| model = Some(Model::from_gguf(bytes).unwrap()));
+    let model = model.unwrap();
+    let held = HELD.load(Ordering::SeqCst) - before;
+    let transformer = model.transformer();
+    let weights = transformer.bytes();
+    let text = peak_of_loading - weights;
+    let mut state = transformer.state(None);
+    let tokens = vec![1; 256.min(state.limit())];
+    let run = peak(|| drop(transformer.forward(&mut state, &Serial, &tokens, Logits::Last).map(<[f32]>::to_vec)));
+    let scratch = run - state.cache_bytes();
+    println!(
+        "{what:24} weights {weights:8} of {:8}, text {text:7} (held {}) of {:7}, scratch {scratch:8} of {:8} at {}",
+        needs.weights,
+        held - weights,
+        needs.text,
+        needs.scratch,
+        tokens.len()
+    );
+    assert_eq!(needs.cache(tokens.len()), state.cache_bytes() as u64, "{what}");
+    // Exact, but for the scales of matrices whose rows turn out to have one each.
+    let scales = |name: &str| transformer.tensors().iter().find(|tensor| tensor.name == name && tensor.group.is_some());
+    let one_a_row: u64 = Gguf::parse(bytes)
+        .unwrap()
+        .header()
+        .tensors
+        .iter()
+        .filter_map(|info| {
+            let group = Format::identify(info).unwrap().group()?;
+            let merged = scales(&info.name)?.group == Some(info.cols() as usize);
+            merged.then(|| (info.cols() / group as u64 - 1) * 2 * info.rows().next_multiple_of(16))
+        })
+        .sum();
+    assert_eq!(needs.weights, weights as u64 + one_a_row, "{what}");
+    // Never less than what is held, and not much more.
+    if tokens.len() == 256 {
+        assert!((scratch as u64..2 * scratch as u64).contains(&needs.scratch), "{what}");
+    }
+    assert!((text as u64..3 * text as u64 + (3 << 18)).contains(&needs.text), "{what}");
+}
+
+/// A model with another vocabulary than its own.
+fn with_vocabulary(metadata: &Metadata) -> Edited {
+    let mut file = Edited::of("llama-f16");
+    for key in ["merges", "scores", "token_type"] {
+        file = file.without(&format!("tokenizer.ggml.{key}"));
+    }
+    for (key, value) in metadata.iter().filter(|(key, _)| key.starts_with("tokenizer.")) {
+        file = file.set(key, value.clone());
+    }
+    let tokens = file.metadata.strings("tokenizer.ggml.tokens").unwrap().len();
+    let rows = move |t: &mut Tensor| {
+        let row = t.bytes.len() / t.dims[1] as usize;
+        t.dims[1] = tokens as u64;
+        t.bytes = vec![0; tokens * row];
+    };
+    file.tensor("token_embd.weight", rows).tensor("output.weight", rows)
+}
+
 #[test]
 fn memory_follows_the_file_and_not_its_claims() {
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/models")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            check_needs(&path.file_stem().unwrap().to_string_lossy(), &std::fs::read(&path).unwrap());
+        }
+    }
+    if let Some(data) = std::env::var_os("STERNA_DATA_DIR") {
+        for name in ["gpt-2", "llama-spm", "phi-3"] {
+            let path = std::path::Path::new(&data).join(format!("tokenizers/ggml-vocab-{name}.gguf"));
+            let bytes = std::fs::read(path).unwrap();
+            check_needs(name, &with_vocabulary(&Gguf::parse(&bytes).unwrap().header().metadata).write());
+        }
+    }
     for name in ["llama-tq2_0", "llama-tq1_0", "llama-q1_0", "llama-f16", "llama-q8_0", "gpt2-f32", "phi3-long-i2_s"] {
         check(name, &fixture(name), true, 4.0);
     }

@@ -174,6 +174,8 @@ refused! {
     alignment_of_three: Raw::head(3, 0, 1).string(ALIGNMENT_KEY).u32(4).u32(3) => GgufError::BadAlignment { .. },
     alignment_of_zero: Raw::head(3, 0, 1).string(ALIGNMENT_KEY).u32(4).u32(0) => GgufError::BadAlignment { .. },
     alignment_too_large: Raw::head(3, 0, 1).string(ALIGNMENT_KEY).u32(10).u64(1 << 63) => GgufError::BadAlignment { .. },
+    alignment_beyond_the_limit: Raw::head(3, 0, 1).string(ALIGNMENT_KEY).u32(4).u32(1 << 21)
+        => GgufError::BadAlignment { .. },
     alignment_is_text: Raw::head(3, 0, 1).string(ALIGNMENT_KEY).u32(8).string("32")
         => GgufError::BadAlignment { found } if found == "a string",
     duplicate_tensor: Raw::head(3, 2, 0).tensor("t", &[1], 0, 0).tensor("t", &[1], 0, 32).data(32, 64)
@@ -195,6 +197,26 @@ refused! {
         => GgufError::TensorBeyondEnd { offset: 128, length: 128, .. },
     tensor_far_beyond_end: Raw::head(3, 1, 0).tensor("t", &[1], 0, 1 << 60).data(32, 64)
         => GgufError::TensorBeyondEnd { .. },
+}
+
+#[test]
+fn what_is_no_gguf_is_called_by_its_name() {
+    for (bytes, what) in [
+        (&b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"[..], "Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"<html>", "web page"),
+        (b"Entry not found", "message of a server"),
+        (b"Invalid username or password.", "message of a server"),
+        (b"{\"error\":\"Not Found\"}", "message of a server"),
+        (b"PK\x03\x04\0\0", "ZIP archive"),
+        (b"tjgg\x03\0\0\0", "before GGUF"),
+        (b"\x1f\x8b\x08\0\0", "compressed"),
+        (b"\0\0\0\0\0\0\0\0", "zeros"),
+        (b"\x90\x1f\0\0\0\0\0\0{\"__metadata__\"", "\"\\x90\\x1f\\x00\\x00\""),
+    ] {
+        let message = error(Raw(bytes.to_vec())).to_string();
+        assert!(message.starts_with("not a GGUF file: ") && message.contains(what), "{message}");
+    }
 }
 
 #[test]
@@ -365,7 +387,7 @@ fn array() -> impl Strategy<Value = Array> {
 prop_compose! {
     fn contents()(
         values in prop::collection::vec(value(), 0..8),
-        alignment in prop::option::of(3u32..9),
+        alignment in prop::option::of(0u32..9),
         shapes in prop::collection::vec((prop::collection::vec(1u64..5, 0..5), 1u64..80), 0..6),
     ) -> (Metadata, Vec<(TensorDecl, Vec<u8>)>) {
         let mut metadata = Metadata::new();

@@ -99,7 +99,7 @@ fn hyperparameter_of_a_wrong_type() {
             Edited::of(LLAMA).set(key, "four"),
             Edited::of(LLAMA).set(key, 4.0f32),
             Edited::of(LLAMA).set(key, -4i32),
-            Edited::of(LLAMA).set(key, vec![4u32, 4]),
+            Edited::of(LLAMA).set(key, vec!["4"]),
         ] {
             let key = file.key(key);
             assert_matches!(
@@ -234,8 +234,8 @@ fn rope_base_that_is_none() {
 fn rope_scaling_that_is_none() {
     let linear = || Edited::of(LLAMA).set(".rope.scaling.type", "linear");
     let yarn = || Edited::of("qwen3-yarn-q2_0-g128");
-    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -4.0, 0.0] {
-        for file in [linear(), yarn()] {
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -4.0] {
+        for file in [linear(), yarn(), Edited::of(LLAMA)] {
             let file = file.set(".rope.scaling.factor", value);
             assert_matches!(refused_early(&file, "rope.scaling.factor"), ModelError::BadValue { .. });
         }
@@ -244,6 +244,8 @@ fn rope_scaling_that_is_none() {
             assert_matches!(refused_early(&file, key), ModelError::BadValue { .. });
         }
     }
+    let file = yarn().set(".rope.scaling.attn_factor", 0.0f32);
+    assert_matches!(refused_early(&file, "attn_factor"), ModelError::BadValue { .. });
     let file = linear().set(".rope.scaling.type", "dynamic-ntk");
     assert_matches!(refused_early(&file, "llama.rope.scaling.type"), ModelError::BadValue { .. });
 }
@@ -277,6 +279,51 @@ fn what_must_not_be_ignored() {
         assert_matches!(refused_early(&file, "llama.expert_count"), ModelError::Unsupported { .. });
     }
     loads(&Edited::of(LLAMA).set(".expert_count", 0u32));
+    for key in [".expert_used_count", ".expert_group_count", ".nextn_predict_layers"] {
+        let file = Edited::of(LLAMA).set(key, 2u32);
+        assert_matches!(refused_early(&file, &file.key(key)), ModelError::Unsupported { .. });
+        loads(&file.set(key, 0u32));
+    }
+    let file = Edited::of(LLAMA).set(".attention.causal", false);
+    assert_matches!(refused_early(&file, "llama.attention.causal"), ModelError::Unsupported { .. });
+    loads(&file.set(".attention.causal", true));
+    let file = Edited::of(LLAMA).set(".attention.causal", "no");
+    assert_matches!(refused_early(&file, "llama.attention.causal"), ModelError::Gguf(GgufError::WrongType { .. }));
+    // Of Sterna's own architecture no other program says what such keys do.
+    let file = Edited::of("sterna-hc2-q2_0").set(".attention.clamp_kqv", 1.0f32);
+    assert_matches!(refused_early(&file, "sterna.attention.clamp_kqv"), ModelError::Unsupported { .. });
+}
+
+#[test]
+fn layers_that_are_not_alike() {
+    // Two layers in the file.
+    let file = || Edited::of("llama-tq1_0");
+    for key in [".feed_forward_length", ".attention.head_count", ".attention.head_count_kv"] {
+        let unlike = file().set(key, vec![4u32, 2]);
+        assert_matches!(refused_early(&unlike, &unlike.key(key)), ModelError::Unsupported { .. });
+        for length in [0, 1, 3, 1 << 16] {
+            let other = file().set(key, vec![4u32; length]);
+            assert_matches!(refused_early(&other, &other.key(key)), ModelError::BadValue { .. });
+        }
+        let none = file().set(key, vec![0u32, 0]);
+        assert_matches!(refused_early(&none, &none.key(key)), ModelError::BadValue { .. });
+    }
+    let windowed = || file().set(".attention.sliding_window", 8u32);
+    let key = ".attention.sliding_window_pattern";
+    for mixed in [windowed().set(key, 2u32), windowed().set(key, vec![true, false]), windowed().set(key, vec![0u32, 1])]
+    {
+        assert_matches!(
+            refused_early(&mixed, "llama.attention.sliding_window_pattern"),
+            ModelError::Unsupported { .. }
+        );
+    }
+    for wrong in [windowed().set(key, vec![true]), windowed().set(key, vec![true; 3])] {
+        assert_matches!(refused_early(&wrong, "llama.attention.sliding_window_pattern"), ModelError::BadValue { .. });
+    }
+    for wrong in [windowed().set(key, "all"), windowed().set(key, true), windowed().set(key, vec!["a", "b"])] {
+        let error = refused_early(&wrong, "llama.attention.sliding_window_pattern");
+        assert_matches!(error, ModelError::Gguf(GgufError::WrongType { .. }));
+    }
 }
 
 // ---- tensors --------------------------------------------------------------------------------------------------------
@@ -331,8 +378,10 @@ fn a_matrix_transposed_or_folded() {
         refused_at(&transposed(LLAMA), "blk.0.attn_k.weight"),
         ModelError::Format(FormatError::RaggedRow { cols: 128, format: Format::TQ2_0, .. })
     );
-    let folded = Edited::of(LLAMA).tensor("blk.0.attn_k.weight", |t| t.dims = vec![256, 64, 2]);
-    assert_matches!(refused_at(&folded, "blk.0.attn_k.weight"), ModelError::Shape { .. });
+    for dims in [vec![256, 64, 2], vec![256, 1, 128], vec![256, 64, 1, 2]] {
+        let folded = Edited::of(LLAMA).tensor("blk.0.attn_k.weight", |t| t.dims = dims);
+        assert_matches!(refused_at(&folded, "blk.0.attn_k.weight"), ModelError::Shape { .. });
+    }
 }
 
 #[test]
@@ -729,12 +778,6 @@ fn a_window_of_one_sees_only_itself() {
     let model = Model::from_gguf(&fixture(LLAMA)).unwrap();
     let logits = |tokens: &[u32]| model.session(SessionOptions::default()).feed(tokens).unwrap().to_vec();
     assert_ne!(logits(&[5, 9]), logits(&[7, 9]));
-}
-
-#[test]
-fn no_extrapolation_in_yarn_is_not_the_default_of_it() {
-    let yarn = |ext: f32| loads(&Edited::of("qwen3-yarn-q2_0-g128").set(".rope.scaling.yarn_ext_factor", ext));
-    assert_ne!(yarn(0.0), yarn(1.0));
 }
 
 // ---- damaged at random ----------------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use sterna_core::generate::ModelLoader;
 use sterna_core::kernels::{Executor, Rayon, Serial};
-use sterna_core::model::LoadOptions;
+use sterna_core::model::{LoadOptions, Memory};
 use sterna_core::{Model, Session};
 
 use crate::source::Source;
 use crate::ui::interrupt::{self, Busy};
 use crate::ui::progress::Progress;
 use crate::ui::{message, text};
+use crate::{machine, memory};
 
 /// Runs `work` with `threads` threads to compute on; all of it happens on one of them.
 pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce(Arc<dyn Executor>) -> R + Send) -> Result<R> {
@@ -33,18 +34,41 @@ pub fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Resu
     Ok(pool.install(work))
 }
 
+/// How a model is loaded.
+#[derive(Clone, Debug)]
+pub struct Loading<'a> {
+    /// A kernel by name; `None` is the fastest.
+    pub kernel: Option<&'a str>,
+    /// Tokens of the conversations to come; `None` is what the model was made for.
+    pub context: Option<usize>,
+    /// Goes on where memory does not suffice.
+    pub force: bool,
+    /// The memory that is available, in bytes; `None` where that is not known.
+    pub available: Option<u64>,
+}
+
+impl Default for Loading<'_> {
+    /// With the fastest kernel, into the memory that this machine has available now.
+    fn default() -> Self {
+        Self { kernel: None, context: None, force: false, available: machine::available_bytes() }
+    }
+}
+
 /// Loads a GGUF tensor by tensor; the peak in memory is the packed model and one tensor. Says on stderr what a person should know
-/// about the model.
+/// about the model, and before that what memory it needs.
 ///
 /// # Errors
-/// A file that is no model that can be run; a kernel that this CPU does not have; Ctrl-C.
-pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Model> {
+/// A file that is no model that can be run; memory that does not suffice; a kernel that this CPU does not have; Ctrl-C.
+pub fn load(path: &Path, how: &Loading<'_>, exec: &dyn Executor) -> Result<Model> {
     let busy = interrupt::busy();
     let clock = Instant::now();
     message::detail(|| format!("loading {}", path.display()));
     let source = Source::open(path)?;
-    let options = LoadOptions { kernel: kernel.map(str::to_owned) };
+    let options = LoadOptions { kernel: how.kernel.map(str::to_owned) };
     let of_file = || path.display().to_string();
+    let needed = Memory::of(source.header()).with_context(of_file)?;
+    let context = how.context.unwrap_or(needed.context());
+    memory::check(&needed, context, how.available, how.force).with_context(of_file)?;
     let mut loader = ModelLoader::new(source.header(), &options).with_context(of_file)?;
     let mut progress = Progress::bytes("loading", Some(source.file_bytes()));
     let mut done = 0;
@@ -71,6 +95,16 @@ pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<Mo
         )
     });
     Ok(model)
+}
+
+/// Warns of a context that is longer than the one that a model was made for. Asked for, not silently changed.
+pub fn warn_of_context(session: &Session) {
+    let (asked, made_for) = (session.context(), session.model().transformer().config().n_ctx);
+    if asked > made_for {
+        message::warning_once(&format!(
+            "the context of {asked} tokens is longer than the {made_for} that the model was made for; what it writes beyond them is likely to be poor"
+        ));
+    }
 }
 
 /// Feeds a prompt; shows how far it is when that takes long, and stops when interrupted.

@@ -6,12 +6,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use sterna_core::kernels::Executor;
-use sterna_core::model::LoadOptions;
 use sterna_core::model::image::{ImageClassifier, ImageLoader};
+use sterna_core::model::{LoadOptions, Memory};
 
+use crate::engine::Loading;
 use crate::loss::cross_entropy;
+use crate::memory;
 use crate::source::Source;
 use crate::train::images::idx::Images;
+use crate::ui::progress::Progress;
 
 /// Images that go to the model together.
 const BATCH: usize = 500;
@@ -34,14 +37,20 @@ pub struct Measured {
 /// Loads a classifier tensor by tensor.
 ///
 /// # Errors
-/// If the file cannot be read, or is no image classifier that can be used.
-pub fn load(path: &Path, kernel: Option<&str>, exec: &dyn Executor) -> Result<ImageClassifier> {
+/// If the file cannot be read or is no image classifier that can be used, or memory does not suffice.
+pub fn load(path: &Path, how: &Loading<'_>, exec: &dyn Executor) -> Result<ImageClassifier> {
     let source = Source::open(path)?;
     let of_file = || path.display().to_string();
-    let options = LoadOptions { kernel: kernel.map(str::to_owned) };
+    let options = LoadOptions { kernel: how.kernel.map(str::to_owned) };
+    memory::check(&Memory::of(source.header()).with_context(of_file)?, 0, how.available, how.force)
+        .with_context(of_file)?;
     let mut loader = ImageLoader::new(source.header(), &options).with_context(of_file)?;
+    let mut progress = Progress::bytes("loading", Some(source.file_bytes()));
+    let mut done = 0;
     for (info, bytes) in source.tensors() {
         loader.tensor(info, bytes, exec).with_context(of_file)?;
+        done += info.size;
+        progress.set(done);
     }
     loader.finish().with_context(of_file)
 }

@@ -14,6 +14,7 @@ pub mod hub;
 pub mod images;
 pub mod loss;
 pub mod machine;
+pub mod memory;
 pub mod near;
 pub mod perplexity;
 pub mod plot;

@@ -1,5 +1,7 @@
 //! What this machine is, for reports and estimates: the CPU's name, how many cores, how much memory there is and was used.
 
+use std::path::Path;
+
 /// Cores this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -16,46 +18,156 @@ pub fn cpu_name() -> String {
 /// The most memory this process had resident so far, in bytes; `None` where the system does not tell.
 pub fn peak_resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    kilobytes(&status, "VmHWM:")
 }
 
-/// The memory that this process can still get, free swap and what the system would give back included, in bytes; `None` where the
-/// system does not tell.
+/// The memory that this process could take now, swap included, in bytes; `None` where the system does not tell.
 pub fn available_bytes() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let free = free_in(&read("/proc/meminfo")?)?;
-    // A container's limit; `max` is none.
-    let number = |name: &str| read(&format!("/sys/fs/cgroup/{name}"))?.trim().parse::<u64>().ok();
-    let left = number("memory.max").map(|limit| {
-        let files = read("/sys/fs/cgroup/memory.stat").and_then(|stat| field(&stat, "inactive_file ")).unwrap_or(0);
-        let held = number("memory.current").unwrap_or(0).saturating_sub(files);
-        limit.saturating_sub(held)
-    });
-    Some(left.map_or(free, |left| left.min(free)))
+    #[cfg(target_os = "linux")]
+    return left_in(&std::fs::read_to_string("/proc/meminfo").ok()?, &Groups::of_this_process());
+    #[cfg(not(target_os = "linux"))]
+    {
+        // A library knows each system's own way.
+        let mut system = sysinfo::System::new();
+        system.refresh_memory();
+        Some(system.available_memory().saturating_add(system.free_swap())).filter(|&bytes| bytes > 0)
+    }
 }
 
-/// What is free by the text of `/proc/meminfo`.
-fn free_in(info: &str) -> Option<u64> {
-    let kilobytes = |key: &str| field(info, key).map(|kilobytes| kilobytes.saturating_mul(1024));
-    Some(kilobytes("MemAvailable:")?.saturating_add(kilobytes("SwapFree:").unwrap_or(0)))
+/// What the whole machine has left, by the text of /proc/meminfo, or less where a control group allows less.
+fn left_in(info: &str, groups: &Groups) -> Option<u64> {
+    let swap = kilobytes(info, "SwapFree:").unwrap_or(0);
+    let of_group = |group: &Group| group.memory.saturating_add(group.swap.min(swap));
+    Some(groups.0.iter().map(of_group).fold(kilobytes(info, "MemAvailable:")?.saturating_add(swap), u64::min))
 }
 
-/// The number after `key` in lines of names and numbers.
-fn field(text: &str, key: &str) -> Option<u64> {
+/// The number of kB behind `key` at the beginning of a line, in bytes.
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.split_whitespace().next()?.parse().ok()
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The control groups of this process that limit its memory, such as a container's.
+struct Groups(Vec<Group>);
+
+/// What a control group has left, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Group {
+    memory: u64,
+    /// `u64::MAX` where only the machine limits it.
+    swap: u64,
+}
+
+impl Groups {
+    fn of_this_process() -> Self {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Self::under(Path::new("/sys/fs/cgroup"), &own)
+    }
+
+    /// The groups that `own`, the text of /proc/self/cgroup, names, and those above them, in the hierarchy mounted at `root`.
+    fn under(root: &Path, own: &str) -> Self {
+        let mut groups = Vec::new();
+        for line in own.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            let (root, files) = match controllers {
+                "" => (root.to_owned(), &VERSION_2),
+                _ if controllers.split(',').any(|name| name == "memory") => (root.join("memory"), &VERSION_1),
+                _ => continue,
+            };
+            let inner = root.join(path.trim_start_matches('/'));
+            // Inside a container the path may be that of the host: then there is nothing, and the root is the container's.
+            let above = inner.ancestors().take_while(|dir| dir.starts_with(&root));
+            groups.extend(above.filter_map(|dir| files.read(dir)));
+        }
+        Self(groups)
+    }
+}
+
+/// Names of a control group's files.
+struct Files {
+    limit: &'static str,
+    used: &'static str,
+    /// In memory.stat: pages of files that the system drops when it needs room.
+    dropped: &'static str,
+    /// Limit and use of swap alone.
+    swap: Option<(&'static str, &'static str)>,
+}
+
+const VERSION_2: Files = Files {
+    limit: "memory.max",
+    used: "memory.current",
+    dropped: "inactive_file ",
+    swap: Some(("memory.swap.max", "memory.swap.current")),
+};
+
+const VERSION_1: Files = Files {
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    dropped: "total_inactive_file ",
+    swap: None,
+};
+
+impl Files {
+    fn read(&self, dir: &Path) -> Option<Group> {
+        let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+        // "max", for none, is no number.
+        let number = |name: &str| text(name)?.trim().parse::<u64>().ok();
+        let limit = number(self.limit)?;
+        let dropped = || text("memory.stat")?.lines().find_map(|line| line.strip_prefix(self.dropped)?.parse().ok());
+        let used = number(self.used).unwrap_or(0).saturating_sub(dropped().unwrap_or(0));
+        let swap = self.swap.and_then(|(limit, used)| Some(number(limit)?.saturating_sub(number(used).unwrap_or(0))));
+        Some(Group { memory: limit.saturating_sub(used), swap: swap.unwrap_or(u64::MAX) })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Writes the files of a group into `dir`.
+    fn group(dir: &Path, files: &[(&str, &str)]) {
+        std::fs::create_dir_all(dir).unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+    }
+
     #[test]
-    fn free_memory_is_what_the_system_says_with_swap() {
-        let info = "MemTotal:       24576 kB\nMemFree:  100 kB\nMemAvailable:   2048 kB\nSwapTotal: 900 kB\nSwapFree:  512 kB\n";
-        assert_eq!(free_in(info), Some(2560 * 1024));
-        assert_eq!(free_in("MemTotal: 1 kB\n"), None);
-        assert_eq!(available_bytes().is_some(), cfg!(target_os = "linux"));
+    fn limits_of_control_groups_are_read_up_to_the_root() {
+        let root = tempfile::TempDir::new().unwrap();
+        let stat = "anon 5\ninactive_file 300\nactive_file 7\n";
+        let none = [("memory.swap.max", "0\n"), ("memory.swap.current", "0\n")];
+        group(
+            &root.path().join("a/b"),
+            &[("memory.max", "1000\n"), ("memory.current", "800\n"), ("memory.stat", stat)],
+        );
+        group(&root.path().join("a/b"), &none);
+        group(&root.path().join("a"), &[("memory.max", "max\n"), ("memory.current", "900\n")]);
+        group(root.path(), &[("memory.max", "5000\n"), ("memory.current", "4900\n")]);
+        group(root.path(), &[("memory.swap.max", "50\n"), ("memory.swap.current", "20\n")]);
+        let groups = Groups::under(root.path(), "0::/a/b\n").0;
+        assert_eq!(groups, [Group { memory: 500, swap: 0 }, Group { memory: 100, swap: 30 }]);
+        // The path of the host, seen from a container.
+        assert_eq!(Groups::under(root.path(), "0::/not/here\n").0, [Group { memory: 100, swap: 30 }]);
+        assert!(Groups::under(root.path(), "1:cpu:/a\nnonsense\n").0.is_empty());
+
+        let old = root.path().join("memory/docker/x");
+        let stat = "inactive_file 1\ntotal_inactive_file 100\n";
+        let files = [("memory.limit_in_bytes", "2000\n"), ("memory.usage_in_bytes", "600\n"), ("memory.stat", stat)];
+        group(&old, &files);
+        assert_eq!(Groups::under(root.path(), "4:cpu,memory:/docker/x\n").0, [Group { memory: 1500, swap: u64::MAX }]);
+    }
+
+    #[test]
+    fn memory_of_this_machine_makes_sense() {
+        assert!(available_bytes().is_some_and(|available| available > 1 << 20));
+        let info = "MemTotal: 99 kB\nMemAvailable:    20 kB\nSwapFree:   5 kB\n";
+        let left = |groups: Vec<Group>| left_in(info, &Groups(groups)).unwrap() / 1024;
+        let group = |memory: u64, swap: u64| Group { memory: memory * 1024, swap };
+        assert_eq!(left(Vec::new()), 25);
+        assert_eq!(left(vec![group(10, u64::MAX)]), 15);
+        assert_eq!(left(vec![group(90, 0), group(8, 0)]), 8);
+        assert_eq!(left_in("MemTotal: 99 kB\n", &Groups(Vec::new())), None);
     }
 }

@@ -228,6 +228,7 @@ fn score<T>(
 ) -> Result<T> {
     let transformer = model.transformer();
     let mut state = transformer.state(Some(chunk.len()));
+    state.expect(chunk.len());
     // What comes before is context; the last token predicts nothing that is here.
     if first > 1 {
         transformer.forward(&mut state, exec, &chunk[..first - 1], Logits::None)?;

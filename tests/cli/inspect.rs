@@ -56,3 +56,20 @@ fn a_cut_file_is_one_clear_error() {
         .stdout("")
         .stderr(predicate::str::starts_with("error: ").and(predicate::str::contains("m.gguf")).and(error));
 }
+
+#[test]
+fn memory_and_warnings_are_reported() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("m.gguf");
+    std::fs::copy("../core/tests/data/models/llama-tq2_0.gguf", &path).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(sterna().arg("inspect").arg(&path).arg("--json"))).unwrap();
+    let memory = |key: &str| json["memory"][key].as_u64().unwrap();
+    // Two bytes for each element of keys and values of one layer: 2 heads of 64.
+    assert_eq!((memory("context"), memory("cache")), (256, 256 * 2 * 2 * 64 * 2));
+    assert_eq!(memory("total"), memory("weights") + memory("text") + memory("scratch") + memory("cache"));
+    assert!(memory("weights") > 200_000 && memory("available") > memory("total"));
+    assert_eq!(json["memory"]["fits"], true);
+    let text = stdout(sterna().arg("inspect").arg(&path));
+    assert!(text.contains("\nmemory\n") && text.contains("available on this machine"), "{text}");
+}

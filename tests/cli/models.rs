@@ -168,3 +168,36 @@ fn chat_answers_each_line_and_needs_a_template() {
     // After /clear the conversation is a new one, so the same words get the same answer.
     assert_eq!(chat("Hello\n/clear\nHello\n"), format!("{one}{one}"));
 }
+
+/// A fixture of random weights; it needs no data.
+const FIXTURE: &str = "../core/tests/data/models/llama-tq2_0.gguf";
+
+#[test]
+fn tokens_are_counted_and_not_the_pieces_of_text() {
+    // Half of its tokens are single bytes, so that most texts end inside a character, which is written out at the end.
+    let mut inside = 0;
+    for seed in 0..12 {
+        let mut command = sterna();
+        command.args(["run", FIXTURE, "-p", "a", "--no-display-prompt", "-n", "2", "--ignore-eos", "-s"]);
+        let output = command.arg(seed.to_string()).assert().success().get_output().clone();
+        let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("generated 2 tokens"), "seed {seed}: {said}");
+        inside += u32::from(text.ends_with('\u{fffd}'));
+    }
+    assert!(inside > 0);
+}
+
+#[test]
+fn a_context_longer_than_the_models_is_a_warning() {
+    let said = |context: &str| {
+        let mut command = sterna();
+        command.args(["run", FIXTURE, "-p", "a", "-n", "1", "-s", "1", "-c", context]);
+        String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap()
+    };
+    let long = said("1000");
+    assert!(
+        long.contains("warning: the context of 1000 tokens is longer than the 256 that the model was made for"),
+        "{long}"
+    );
+    assert!(!said("256").contains("warning"));
+}

@@ -1,11 +1,10 @@
 //! The card of a model: what a page tells about a file, known from its header on.
 
 use serde_json::{Map, Value, json};
-use sterna_core::formats::{Format, identify_all};
+use sterna_core::formats::identify_all;
 use sterna_core::generate::has_vocabulary;
 use sterna_core::gguf::{Header, TensorInfo, readable};
-use sterna_core::model::image;
-use sterna_core::ternary::{TILE_COLS, TILE_ROWS};
+use sterna_core::model::{Memory, image};
 
 /// What there is to say about a model.
 #[derive(Clone, Debug)]
@@ -66,7 +65,9 @@ impl Card {
         put("hasChatTemplate", json!(m.str("tokenizer.chat_template").is_some()));
         put("kernel", json!(kernel));
         put("threads", json!(crate::threads::count()));
-        Self { fields, file_bytes: None, packed_bytes: tensors.packed, warnings: tensors.notes }
+        // An upper bound, as matrices whose groups share a scale shrink further.
+        let packed_bytes = Memory::of(header).map_or(tensors.bytes, |memory| memory.weights);
+        Self { fields, file_bytes: None, packed_bytes, warnings: tensors.notes }
     }
 
     /// As JSON.
@@ -87,8 +88,6 @@ struct Tensors {
     elements: u64,
     /// Without padding.
     bytes: u64,
-    /// In memory; an upper bound, as matrices whose groups share a scale shrink further.
-    packed: u64,
     /// Name, whether it is ternary, bytes; in the order in which they first occur.
     formats: Vec<(&'static str, bool, u64)>,
     notes: Vec<String>,
@@ -104,7 +103,6 @@ impl Tensors {
             let bytes = format.tensor_bytes(info.rows(), info.cols()).unwrap_or(info.size);
             sums.elements = sums.elements.saturating_add(info.elements());
             sums.bytes = sums.bytes.saturating_add(bytes);
-            sums.packed = sums.packed.saturating_add(packed(info, format).unwrap_or(bytes));
             match sums.formats.iter_mut().find(|(name, ..)| *name == format.name()) {
                 Some((.., sum)) => *sum = sum.saturating_add(bytes),
                 None => sums.formats.push((format.name(), format.is_ternary(), bytes)),
@@ -122,14 +120,4 @@ impl Tensors {
     fn main(&self) -> Option<&'static str> {
         self.formats.iter().max_by_key(|(_, ternary, bytes)| (*ternary, *bytes)).map(|(name, ..)| *name)
     }
-}
-
-/// Bytes of a ternary matrix in memory; `None` for others, which stay as they are.
-fn packed(info: &TensorInfo, format: Format) -> Option<u64> {
-    if !format.is_ternary() {
-        return None;
-    }
-    let (rows, cols) = (info.rows().checked_next_multiple_of(TILE_ROWS as u64)?, info.cols());
-    let group = format.group().map_or(cols, |group| group as u64).max(TILE_COLS as u64);
-    rows.checked_mul(cols / 4 + cols / group * 2)
 }

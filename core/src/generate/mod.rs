@@ -13,7 +13,7 @@ mod text;
 use crate::error::Error;
 use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
 use crate::kernels::{Executor, Serial};
-use crate::model::{LoadOptions, Loader, ModelError, Transformer};
+use crate::model::{self, LoadOptions, Loader, ModelError, Transformer};
 #[cfg(feature = "tokenizer")]
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::sync::Arc;
@@ -110,7 +110,7 @@ impl ModelLoader {
     pub fn new(header: &Header, options: &LoadOptions) -> Result<Self, Error> {
         let loader = Loader::new(header, options)?;
         let metadata = header.metadata.clone();
-        let mut warnings = Vec::new();
+        let mut warnings = model::warnings(header);
         #[cfg(feature = "tokenizer")]
         let tokenizer = vocabulary(header)?.map(Arc::new);
         #[cfg(feature = "tokenizer")]

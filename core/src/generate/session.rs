@@ -54,7 +54,7 @@ pub struct Session {
     model: Model,
     exec: Arc<dyn Executor>,
     state: State,
-    /// All tokens; the cache holds all of them, or all but the last.
+    /// All tokens; the cache holds all of them or the first of them. What it lacks, the next call computes.
     tokens: Vec<u32>,
     /// Of the last token in the cache.
     logits: Vec<f32>,
@@ -119,6 +119,11 @@ impl Session {
         if self.tokens.is_empty() {
             return Err(GenerateError::EmptyPrompt.into());
         }
+        if self.state.expect(self.tokens.len()) {
+            // The text has become longer than the factors of its positions allow. It is read again here, piece by piece.
+            self.state.truncate(0);
+            self.state.expect(self.tokens.len());
+        }
         while self.state.tokens() < self.tokens.len() {
             let from = self.state.tokens();
             let piece = &self.tokens[from..self.tokens.len().min(from + PIECE)];
@@ -129,7 +134,7 @@ impl Session {
                 self.logits.clear();
                 self.logits.extend_from_slice(result);
             } else if !go_on(self.state.tokens().saturating_sub(asked)) {
-                self.tokens.truncate(self.state.tokens());
+                self.tokens.truncate(self.state.tokens().max(asked));
                 // The next call starts with the last of these tokens again, and so gets its logits.
                 self.state.truncate(self.tokens.len() - 1);
                 break;

@@ -4,8 +4,8 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
-    /// The first four bytes are not `GGUF`.
-    #[error("not a GGUF file: it begins with \"{}\"; convert the model to GGUF first", found.escape_ascii())]
+    /// The first four bytes are not `GGUF`. The message says what the file is where they tell.
+    #[error("not a GGUF file: {}", foreign(*found))]
     NotGguf {
         /// The first four bytes.
         found: [u8; 4],
@@ -136,8 +136,8 @@ pub enum GgufError {
         /// Where the array that is too deep begins.
         offset: u64,
     },
-    /// An alignment that is no power of two, or outside 8 to [`MAX_ALIGNMENT`](super::MAX_ALIGNMENT).
-    #[error("`general.alignment` is {found}; it must be a power of two from 8 to {limit}", limit = super::MAX_ALIGNMENT)]
+    /// An alignment that is no power of two, or above [`MAX_ALIGNMENT`](super::MAX_ALIGNMENT).
+    #[error("`general.alignment` is {found}; it must be a power of two up to {limit}", limit = super::MAX_ALIGNMENT)]
     BadAlignment {
         /// The value found, as text.
         found: String,
@@ -291,4 +291,38 @@ pub enum GgufError {
     /// The sink refused bytes.
     #[error("writing the GGUF file failed: {0}")]
     Write(#[from] std::io::Error),
+}
+
+/// Beginnings of files that people have in place of a GGUF: what they are, and what to do.
+const FOREIGN: [(&[&[u8]], &str); 7] = [
+    (
+        &[b"vers"],
+        "it is a Git LFS pointer, the short text that stands for a large file in a git repository. Fetch the file itself with `git lfs pull`, or download it from its own address",
+    ),
+    (
+        &[b"<!DO", b"<!do", b"<htm", b"<HTM", b"<!--", b"<?xm", b"<hea", b"\n<!D"],
+        "it is a web page, such as a server sends in place of a file. Download the file from its own address (on Hugging Face it has /resolve/ in it, not /blob/)",
+    ),
+    (
+        &[b"Entr", b"Inva", b"Repo", b"Acce", b"Unau", b"{\"er"],
+        "it holds the message of a server, not a model. Check the address and whether the model needs a login, and download it again",
+    ),
+    (&[b"PK\x03\x04"], "it is a ZIP archive, as PyTorch's .bin and .pt files are. Convert the model to GGUF first"),
+    (
+        &[b"lmgg", b"fmgg", b"tjgg", b"algg"],
+        "it is a file of llama.cpp from before GGUF (2023). Convert the original model again",
+    ),
+    (
+        &[b"\x1f\x8b\x08\x00", b"\x1f\x8b\x08\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zX", b"7z\xbc\xaf", b"BZh9"],
+        "it is compressed. Unpack it first",
+    ),
+    (&[b"\0\0\0\0"], "it begins with zeros, as a download does that was not finished. Download it again"),
+];
+
+/// What a file is that begins with `found`, and what to do.
+fn foreign(found: [u8; 4]) -> String {
+    match FOREIGN.iter().find(|(beginnings, _)| beginnings.contains(&&found[..])) {
+        Some((_, what)) => (*what).to_owned(),
+        None => format!("it begins with \"{}\". Convert the model to GGUF first", found.escape_ascii()),
+    }
 }

@@ -45,6 +45,15 @@ impl Metadata {
         self.entries.is_empty()
     }
 
+    /// Bytes that keys and values hold in memory.
+    pub fn bytes(&self) -> u64 {
+        let entry = |(key, value): &(String, Value)| {
+            // The key is in the index, too.
+            2 * key.len() as u64 + size_of::<(String, Value)>() as u64 + value.bytes()
+        };
+        self.entries.iter().map(entry).fold(0, u64::saturating_add)
+    }
+
     /// The keys and values in file order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(key, value)| (key.as_str(), value))

@@ -392,7 +392,7 @@ pub(super) fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
     let Some(value) = metadata.get(ALIGNMENT_KEY) else { return Ok(DEFAULT_ALIGNMENT) };
     metadata
         .u64(ALIGNMENT_KEY)
-        .filter(|&alignment| alignment.is_power_of_two() && (8..=MAX_ALIGNMENT).contains(&alignment))
+        .filter(|&alignment| alignment.is_power_of_two() && alignment <= MAX_ALIGNMENT)
         .ok_or_else(|| GgufError::BadAlignment { found: value.describe() })
 }
 

@@ -1,6 +1,7 @@
 //! Models split into several files: their names (`model-00001-of-00003.gguf`) and the joining of their headers.
 //!
-//! The first shard carries the metadata; each carries `split.no` (from 0), `split.count` and `split.tensors.count`.
+//! The first shard carries the metadata; each carries `split.no` (from 0), `split.count` and `split.tensors.count`. A count of
+//! 0, which `llama-gguf-split --merge` leaves behind, or of 1 says that the file is not split, as if there were no such keys.
 //! Not here: opening the files.
 
 use std::collections::HashSet;
@@ -48,7 +49,7 @@ pub struct Merged {
     pub shard_of: Vec<usize>,
 }
 
-/// Joins the headers of all shards, given in order. One header without split keys is a whole model by itself.
+/// Joins the headers of all shards, given in order. One header that does not say it is split is a whole model by itself.
 ///
 /// # Errors
 /// [`GgufError::ShardCount`], [`GgufError::ShardOrder`], [`GgufError::ShardTensors`] or [`GgufError::DuplicateTensor`]
@@ -60,9 +61,11 @@ pub fn merge(headers: Vec<Header>) -> Result<Merged, GgufError> {
     let Some((_, mut header)) = parts.next() else {
         return Err(GgufError::ShardCount { shard: 0, found: 0, given: 0 });
     };
-    if given > 1 || header.metadata.contains("split.count") {
-        check_place(&header, 0, given)?;
+    if given == 1 && is_whole(&header)? {
+        let shard_of = vec![0; header.tensors.len()];
+        return Ok(Merged { header, shard_of });
     }
+    check_place(&header, 0, given)?;
     let expected = match header.metadata.get("split.tensors.count") {
         Some(_) => Some(header.metadata.require_u64("split.tensors.count")?),
         None => None,
@@ -82,6 +85,12 @@ pub fn merge(headers: Vec<Header>) -> Result<Merged, GgufError> {
         Some(expected) if expected != found => Err(GgufError::ShardTensors { expected, found }),
         _ => Ok(Merged { header, shard_of }),
     }
+}
+
+/// Whether a header does not belong to a split model.
+fn is_whole(header: &Header) -> Result<bool, GgufError> {
+    let key = "split.count";
+    Ok(!header.metadata.contains(key) || header.metadata.require_u64(key)? <= 1)
 }
 
 fn check_place(header: &Header, shard: usize, given: usize) -> Result<(), GgufError> {
@@ -134,7 +143,21 @@ mod tests {
         let merged = merge(vec![shard(0, 2, 3, &["a", "b"]), shard(1, 2, 3, &["c"])]).unwrap();
         assert_eq!(merged.shard_of, [0, 0, 1]);
         assert_eq!(merged.header.tensor("c").map(|tensor| tensor.elements()), Some(1));
-        assert!(merge(vec![shard(0, 1, 1, &["a"])]).is_ok());
+    }
+
+    #[test]
+    fn a_count_of_zero_or_one_is_a_whole_model() {
+        // As llama-gguf-split --merge writes it, and with keys that are left over from a part.
+        for whole in [shard(0, 0, 1, &["a"]), shard(0, 1, 1, &["a"]), shard(2, 0, 9, &["a"])] {
+            let merged = merge(vec![whole.clone()]).unwrap();
+            assert_eq!((merged.header, merged.shard_of), (whole, vec![0]));
+        }
+        // Beside others it is none of them.
+        let parts = vec![shard(0, 0, 2, &["a"]), shard(1, 2, 2, &["b"])];
+        assert!(matches!(merge(parts), Err(GgufError::ShardCount { shard: 0, found: 0, given: 2 })));
+        let mut odd = shard(0, 0, 1, &["a"]);
+        odd.metadata.insert("split.count", "none");
+        assert!(matches!(merge(vec![odd]), Err(GgufError::WrongType { .. })));
     }
 
     #[test]

@@ -164,8 +164,17 @@ impl Value {
         })
     }
 
+    /// Bytes that the value holds beside itself.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::String(text) => text.len() as u64,
+            Self::Array(array) => array.bytes(),
+            _ => 0,
+        }
+    }
+
     /// What the value is, for messages: "uint32 7", "an array of 5 string".
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Self::Array(array) => format!("an array of {} {}", array.len(), array.item_type().name()),
             Self::String(_) => "a string".into(),
@@ -237,6 +246,17 @@ impl Array {
         }
     }
 
+    /// Bytes that the items hold.
+    fn bytes(&self) -> u64 {
+        let items = each_array!(self, items => size_of_val(items.as_slice()) as u64);
+        let texts = match self {
+            Self::String(items) => items.iter().map(|item| item.len() as u64).sum(),
+            Self::Array(items) => items.iter().map(Self::bytes).fold(0, u64::saturating_add),
+            _ => 0,
+        };
+        items.saturating_add(texts)
+    }
+
     /// How many items.
     pub fn len(&self) -> usize {
         each_array!(self, items => items.len())
@@ -248,7 +268,7 @@ impl Array {
     }
 
     /// The items of an integer array as `T`; `None` if the items are no integers or one of them does not fit.
-    pub(super) fn integers<T: TryFrom<i128>>(&self) -> Option<Vec<T>> {
+    pub(crate) fn integers<T: TryFrom<i128>>(&self) -> Option<Vec<T>> {
         fn fit<S: Copy + Into<i128>, T: TryFrom<i128>>(items: &[S]) -> Option<Vec<T>> {
             items.iter().map(|&v| T::try_from(v.into()).ok()).collect()
         }

@@ -19,7 +19,7 @@ pub struct Attention<'a> {
     pub keys: &'a [u16],
     /// f16 bits, laid out as the keys
     pub values: &'a [u16],
-    /// Elements from one position to the next.
+    /// Elements from one position to the next, at least `head_dim`.
     pub stride: usize,
     /// Positions that the first token attends to; each later token sees one more.
     pub positions: usize,
@@ -38,14 +38,17 @@ impl Attention<'_> {
         self.positions + i / self.heads
     }
 
-    /// Panics unless every read of the kernels lies inside the slices.
+    /// Panics unless every read of the kernels lies inside the slices. Sizes are the caller's, so sums and products are checked.
     pub(super) fn check(&self, out: &[f32]) {
         let dim = self.head_dim;
-        assert!(dim > 0 && dim.is_multiple_of(LANES) && self.heads > 0 && self.positions > 0);
-        assert!(!self.queries.is_empty() && self.queries.len().is_multiple_of(self.heads * dim));
+        assert!(dim > 0 && dim.is_multiple_of(LANES) && self.heads > 0 && self.positions > 0 && self.stride >= dim);
+        let token = self.heads.checked_mul(dim).expect("the queries of a token are a slice");
+        assert!(!self.queries.is_empty() && self.queries.len().is_multiple_of(token));
         assert_eq!(out.len(), self.queries.len());
-        let last = (self.positions_of(self.count() - 1) - 1) * self.stride + dim;
-        assert!(self.keys.len() >= last && self.values.len() >= last);
+        // Positions before the last one that the last token sees.
+        let before = (self.positions - 1).checked_add(self.queries.len() / token - 1);
+        let last = before.and_then(|before| before.checked_mul(self.stride)?.checked_add(dim));
+        assert!(last.is_some_and(|last| self.keys.len() >= last && self.values.len() >= last));
     }
 }
 

@@ -17,7 +17,7 @@ use core::ops::Range;
 #[inline(always)]
 pub(super) unsafe fn block_matrix<I: Isa>(m: &BlockMatrix, x: &[f32], rows: Range<usize>, out: &Output<'_>) {
     let n = out.tokens();
-    assert!(x.len() == n * m.cols() && rows.end <= m.rows() && out.rows() == m.rows());
+    assert!(n.checked_mul(m.cols()) == Some(x.len()) && rows.end <= m.rows() && out.rows() == m.rows());
     let mut t = 0;
     while t < n {
         // SAFETY: the caller's; extents were checked above.

@@ -229,6 +229,45 @@ fn attention_equals_scalar() {
     }
 }
 
+/// Sizes whose products wrap to what the slices hold; the kernels' reads would lie far outside.
+#[test]
+fn attention_beyond_the_slices_is_a_panic() {
+    let (queries, cache) = (vec![0.5; 32], vec![0u16; 64]);
+    let whole = || Attention {
+        queries: &queries,
+        heads: 1,
+        head_dim: 16,
+        keys: &cache,
+        values: &cache,
+        stride: 16,
+        positions: 3,
+        scale: 1.0,
+    };
+    let half = 1usize << (usize::BITS - 1);
+    let wrong = [
+        // (positions - 1) * stride is 0 in a word.
+        Attention { positions: half, stride: 32, ..whole() },
+        Attention { positions: 1 + (1 << (usize::BITS - 4)), ..whole() },
+        Attention { positions: usize::MAX, ..whole() },
+        Attention { stride: usize::MAX - 7, ..whole() },
+        Attention { stride: 0, positions: usize::MAX - 1, ..whole() },
+        // heads * head_dim is 16 in a word.
+        Attention { heads: (1 << (usize::BITS - 4)) + 1, ..whole() },
+        Attention { positions: 4, ..whole() },
+        Attention { values: &cache[1..], ..whole() },
+    ];
+    for kernel in available() {
+        let run = |attention: &Attention<'_>| {
+            let attend = || kernel.attend(attention, &mut [0.0; 32]);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(attend))
+        };
+        assert!(run(&whole()).is_ok(), "{}", kernel.name());
+        for (i, attention) in wrong.iter().enumerate() {
+            assert!(run(attention).is_err(), "{}: case {i} was computed", kernel.name());
+        }
+    }
+}
+
 #[test]
 fn elementwise_steps_equal_scalar() {
     let kernels = under_test();

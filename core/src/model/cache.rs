@@ -23,6 +23,20 @@ pub struct Cache {
 /// Tokens that room is made for at a time, once there are so many; the first few double.
 const STEP: usize = 256;
 
+/// Tokens that room is made for when there are `tokens`.
+fn room(tokens: usize) -> usize {
+    let doubled = tokens.checked_next_power_of_two().unwrap_or(usize::MAX);
+    doubled.min(tokens.checked_next_multiple_of(STEP).unwrap_or(usize::MAX))
+}
+
+/// Bytes of the keys and values of `tokens` tokens in `layers` layers, `width` elements a token each.
+pub(super) fn bytes_needed(layers: usize, width: usize, tokens: usize) -> u64 {
+    (2 * size_of::<u16>() as u64)
+        .saturating_mul(layers as u64)
+        .saturating_mul(width as u64)
+        .saturating_mul(room(tokens) as u64)
+}
+
 impl Cache {
     /// An empty cache of `layers` layers, `width` elements a token each for keys and for values.
     pub(super) fn new(layers: usize, width: usize) -> Self {
@@ -45,7 +59,7 @@ impl Cache {
     /// If there is no memory for them; the tokens held so far stay.
     pub(super) fn extend(&mut self, more: usize) -> Result<(), ModelError> {
         let tokens = self.tokens + more;
-        let capacity = tokens.next_power_of_two().min(tokens.next_multiple_of(STEP)).saturating_mul(self.width);
+        let capacity = room(tokens).saturating_mul(self.width);
         let bytes = (4 * self.layers.len()).saturating_mul(capacity);
         for layer in &mut self.layers {
             for data in [&mut layer.keys, &mut layer.values] {

@@ -3,8 +3,9 @@
 use super::cache::Cache;
 use super::config::Config;
 use super::error::ModelError;
+use super::positions::Positions;
 use super::weights::{Layer, Linear, Qkv, TensorReport, Up, Weights};
-use crate::kernels::{Attention, Compute, Executor, Kernel, LANES, chunks_mut};
+use crate::kernels::{Attention, Compute, Executor, Kernel, chunks_mut};
 use crate::ops::hyper_connections::{self, Mixing};
 use crate::ops::{HyperConnection, Norm, Rotations};
 use crate::ternary::{Matrix, QuantizedRows};
@@ -35,7 +36,7 @@ pub enum Logits {
 }
 
 /// Tokens that go through the layers together; more gain nothing and cost memory.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 /// Tokens whose queries go over the keys and values together.
 const ATTENTION_TOKENS: usize = 8;
@@ -44,7 +45,7 @@ const ATTENTION_TOKENS: usize = 8;
 pub struct State {
     cache: Cache,
     limit: usize,
-    rotations: Option<Rotations>,
+    positions: Positions,
     scratch: Scratch,
     logits: Vec<f32>,
 }
@@ -154,9 +155,18 @@ impl State {
         self.cache.bytes()
     }
 
-    /// Forgets all tokens from `tokens` on.
+    /// Forgets all tokens from `tokens` on, and what was said of the text's length.
     pub fn truncate(&mut self, tokens: usize) {
         self.cache.truncate(tokens);
+        self.positions.truncate(tokens);
+    }
+
+    /// Says that the text will have at least `length` tokens, before it is fed in several calls. It matters to models whose
+    /// rotary factors depend on the length of the text (LongRoPE): they read it with the right ones from its beginning on.
+    /// True if the tokens in the cache were read with the others, so that the next call computes them again.
+    pub fn expect(&mut self, length: usize) -> bool {
+        self.positions.expect(length);
+        self.tokens() > 0 && self.positions.other_factors(self.tokens()).is_some()
     }
 }
 
@@ -223,22 +233,20 @@ impl Transformer {
             limit = limit.min(positions.rows());
         }
         State {
-            cache: Cache::new(self.config.n_layer, self.config.n_head_kv * self.padded_head()),
+            cache: Cache::new(self.config.n_layer, self.config.cache_width()),
             limit,
-            rotations: self.config.rope.as_ref().map(|rope| Rotations::new(rope, limit)),
+            positions: Positions::of(self.config.rope.as_ref()),
             scratch: Scratch::default(),
             logits: Vec::new(),
         }
     }
 
-    /// Elements of a head as they lie in the cache: rounded up to the kernels' sixteen lanes.
-    fn padded_head(&self) -> usize {
-        self.config.head_dim.next_multiple_of(LANES)
-    }
-
     /// Appends `tokens` to the conversation and gives the logits asked for, `[tokens asked for, vocabulary]`.
     ///
-    /// The result does not depend on how tokens are cut into calls, on the kernel, or on the number of threads.
+    /// The result does not depend on how tokens are cut into calls, on the kernel, or on the number of threads. With LongRoPE
+    /// the length of the text at the end of the call, or the one that [`State::expect`] was told, chooses the factors for all
+    /// of its positions, as in transformers. A call that makes the text longer than the original context computes the tokens
+    /// before it again.
     ///
     /// # Errors
     /// If a token is outside the vocabulary or the context is full, nothing is appended; without memory for the cache, whole
@@ -259,6 +267,9 @@ impl Transformer {
         }
         state.logits.clear();
         let compute = Compute { kernel: self.kernel, exec };
+        if !tokens.is_empty() {
+            self.choose_factors(&compute, state, used + tokens.len())?;
+        }
         let batches = tokens.len().div_ceil(BATCH);
         for (i, batch) in tokens.chunks(BATCH).enumerate() {
             self.batch(&compute, state, batch)?;
@@ -272,16 +283,26 @@ impl Transformer {
         Ok(&state.logits)
     }
 
+    /// Takes the rotary factors that a text of `length` tokens needs; if they are others than those in use, the tokens in the
+    /// cache are computed again.
+    fn choose_factors(&self, compute: &Compute<'_>, state: &mut State, length: usize) -> Result<(), ModelError> {
+        let Some(tokens) = state.positions.change_factors(length) else { return Ok(()) };
+        state.cache.truncate(0);
+        // They were observed when they first came.
+        let squares = state.scratch.squares.take();
+        let again = tokens.chunks(BATCH).try_for_each(|batch| self.batch(compute, state, batch));
+        state.scratch.squares = squares;
+        again
+    }
+
     /// One batch through all layers; leaves the residual stream in `scratch.x`.
     fn batch(&self, compute: &Compute<'_>, state: &mut State, tokens: &[u32]) -> Result<(), ModelError> {
         let (c, n) = (&self.config, tokens.len());
         let first = state.cache.tokens();
-        let State { cache, rotations, scratch: s, .. } = state;
+        let State { cache, positions, scratch: s, .. } = state;
         cache.extend(n)?;
-        if let Some(rotations) = rotations {
-            rotations.prepare(first, n);
-        }
-        let rotations = rotations.as_ref();
+        positions.prepare(first, tokens);
+        let rotations = positions.rotations();
         resize(&mut s.x, n * c.n_embd);
         compute.each_row(&mut s.x, c.n_embd, |t, x| {
             self.weights.embedding.dequantize_row(tokens[t] as usize, x);
@@ -316,7 +337,7 @@ impl Transformer {
         first: usize,
         n: usize,
     ) {
-        let (c, head, padded) = (&self.config, self.config.head_dim, self.padded_head());
+        let (c, head, padded) = (&self.config, self.config.head_dim, self.config.padded_head());
         let (q_width, kv_width) = (c.q_width(), c.kv_width());
         read_residual(compute, layer.attention_connection.as_ref(), s);
         normalize(compute, &layer.attention_norm, &s.x, &mut s.normed);
@@ -363,7 +384,7 @@ impl Transformer {
             place(t, &s.q[t * q_width..][..q_width], norms.map(|(q, _)| q), out);
         });
         let cache = &mut cache.layers[index];
-        let stride = c.n_head_kv * padded;
+        let stride = c.cache_width();
         chunks_mut(compute.exec, &mut cache.keys[first * stride..], stride, |t, out| {
             let mut wide = vec![0.0; stride];
             place(t, &s.k[t * kv_width..][..kv_width], norms.map(|(_, k)| k), &mut wide);

@@ -7,4 +7,4 @@ mod rope;
 
 pub use hyper_connections::HyperConnection;
 pub use norm::Norm;
-pub use rope::{Rope, RopeScaling, Rotations};
+pub use rope::{LongRope, Rope, RopeScaling, Rotations};

@@ -15,7 +15,8 @@ pub enum RopeScaling {
         /// How many times longer the context becomes.
         factor: f64,
     },
-    /// Low frequencies interpolated, high ones kept, a ramp between (arXiv:2309.00071, section 3.2).
+    /// Low frequencies interpolated, high ones kept, a ramp between (arXiv:2309.00071, section 3.2). Cosines and sines are
+    /// multiplied by `0.1 ln(factor) + 1` where the factor is above 1.
     Yarn {
         /// How many times longer the context becomes.
         factor: f64,
@@ -25,26 +26,21 @@ pub enum RopeScaling {
         beta_fast: f64,
         /// Rotations below which it is interpolated.
         beta_slow: f64,
-        /// Share of the ramp that is applied; 1 is all of it.
-        ext_factor: f64,
-        /// Further factor on cosines and sines, beside `0.1 ln(factor) + 1`.
-        attention_factor: f64,
-    },
-    /// Each frequency divided by a factor of its own, one set up to the original context, another beyond (LongRoPE,
-    /// arXiv:2402.13753, as Phi-3 uses it).
-    Long {
-        /// Factors for contexts up to the original one, `[rotated / 2]`.
-        short: Vec<f32>,
-        /// Factors for longer ones, `[rotated / 2]`.
-        long: Vec<f32>,
-        /// Context of training, in tokens.
-        original_context: u32,
-        /// Factor on cosines and sines.
-        attention_factor: f64,
     },
 }
 
-/// The rotary embedding of a model.
+/// Two sets of factors, of which the length of the text chooses one (LongRoPE, arXiv:2402.13753, as Phi-3 uses it).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongRope {
+    /// Each frequency is divided by its factor while the text has at most `original_context` tokens, `[rotated / 2]`.
+    pub short: Vec<f32>,
+    /// The factors for all positions of a longer text, `[rotated / 2]`.
+    pub long: Vec<f32>,
+    /// Context of training, in tokens.
+    pub original_context: u32,
+}
+
+/// The rotary embedding of a model. Frequencies are divided by `factors`, then by a set of `long`, then scaled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Which elements of a head form a pair.
@@ -55,24 +51,50 @@ pub struct Rope {
     pub base: f64,
     /// How frequencies are stretched.
     pub scaling: RopeScaling,
+    /// Factor on cosines and sines.
+    pub attention_factor: f64,
     /// Each frequency is divided by its factor, `[rotated / 2]` (Llama 3's `rope_freqs.weight`); empty for none.
     pub factors: Vec<f32>,
+    /// Factors that depend on the length of the text.
+    pub long: Option<LongRope>,
 }
 
 impl Rope {
-    /// Angles a position, `[rotated / 2]`, and the factor on cosines and sines, for a session that may reach `context` tokens.
-    fn frequencies(&self, context: usize) -> (Vec<f64>, f64) {
+    /// An embedding without scaling and factors.
+    pub fn plain(style: RopeStyle, rotated: usize, base: f64) -> Self {
+        Self {
+            style,
+            rotated,
+            base,
+            scaling: RopeScaling::None,
+            attention_factor: 1.0,
+            factors: Vec::new(),
+            long: None,
+        }
+    }
+
+    /// Whether a text of `length` tokens is read with the long factors.
+    pub fn is_long(&self, length: usize) -> bool {
+        self.long.as_ref().is_some_and(|long| length > long.original_context as usize)
+    }
+
+    /// Angles a position, `[rotated / 2]`, and the factor on cosines and sines, for a text of `length` tokens.
+    fn frequencies(&self, length: usize) -> (Vec<f64>, f64) {
         let half = self.rotated / 2;
         let frequency = |i: usize| libm::pow(self.base, -((2 * i) as f64) / self.rotated as f64);
         let mut frequencies: Vec<f64> = (0..half).map(frequency).collect();
-        let mut magnitude = 1.0;
-        for (f, &factor) in frequencies.iter_mut().zip(&self.factors) {
-            *f /= f64::from(factor);
+        let mut divide = |factors: &[f32]| {
+            frequencies.iter_mut().zip(factors).for_each(|(f, &factor)| *f /= f64::from(factor));
+        };
+        divide(&self.factors);
+        if let Some(sets) = &self.long {
+            divide(if self.is_long(length) { &sets.long } else { &sets.short });
         }
+        let mut magnitude = self.attention_factor;
         match &self.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= factor),
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, ext_factor, attention_factor } => {
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow } => {
                 // The pair that makes `rotations` turns within the original context.
                 let pair = |rotations: f64| {
                     let turns = f64::from(*original_context) / (rotations * TAU);
@@ -82,17 +104,12 @@ impl Rope {
                 let high = libm::ceil(pair(*beta_slow)).min(self.rotated as f64 - 1.0);
                 let width = (high - low).max(0.001);
                 for (i, f) in frequencies.iter_mut().enumerate() {
-                    let kept = (1.0 - ((i as f64 - low) / width).clamp(0.0, 1.0)) * ext_factor;
+                    let kept = 1.0 - ((i as f64 - low) / width).clamp(0.0, 1.0);
                     *f *= kept + (1.0 - kept) / factor;
                 }
-                magnitude = attention_factor * if *ext_factor == 0.0 { 1.0 } else { 1.0 + 0.1 * libm::log(*factor) };
-            }
-            RopeScaling::Long { short, long, original_context, attention_factor } => {
-                let factors = if context > *original_context as usize { long } else { short };
-                for (f, &factor) in frequencies.iter_mut().zip(factors) {
-                    *f /= f64::from(factor);
+                if *factor > 1.0 {
+                    magnitude *= 1.0 + 0.1 * libm::log(*factor);
                 }
-                magnitude = *attention_factor;
             }
         }
         (frequencies, magnitude)
@@ -109,9 +126,9 @@ pub struct Rotations {
 }
 
 impl Rotations {
-    /// For sessions that may reach `context` tokens.
-    pub fn new(rope: &Rope, context: usize) -> Self {
-        let (frequencies, magnitude) = rope.frequencies(context);
+    /// For a text of `length` tokens.
+    pub fn new(rope: &Rope, length: usize) -> Self {
+        let (frequencies, magnitude) = rope.frequencies(length);
         Self { frequencies, magnitude, ..Self::default() }
     }
 
@@ -143,7 +160,7 @@ mod tests {
     use super::*;
 
     fn rope(scaling: RopeScaling) -> Rope {
-        Rope { style: RopeStyle::Neox, rotated: 8, base: 10_000.0, scaling, factors: Vec::new() }
+        Rope { scaling, ..Rope::plain(RopeStyle::Neox, 8, 10_000.0) }
     }
 
     #[test]
@@ -171,27 +188,29 @@ mod tests {
 
     #[test]
     fn yarn_keeps_high_frequencies_and_interpolates_low_ones() {
-        let scaling = RopeScaling::Yarn {
-            factor: 4.0,
-            original_context: 64,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            ext_factor: 1.0,
-            attention_factor: 1.0,
-        };
+        let scaling = RopeScaling::Yarn { factor: 4.0, original_context: 64, beta_fast: 32.0, beta_slow: 1.0 };
         let plain = rope(RopeScaling::None).frequencies(256).0;
-        let (f, magnitude) = rope(scaling).frequencies(256);
+        let (f, magnitude) = rope(scaling.clone()).frequencies(256);
         assert_eq!(f[0], plain[0]);
         assert!((f[3] - plain[3] / 4.0).abs() < 1e-12);
         assert!((magnitude - (1.0 + 0.1 * 4f64.ln())).abs() < 1e-12);
+        // The magnitude is YaRN's own times the file's.
+        let scaled = Rope { attention_factor: 0.5, ..rope(scaling) };
+        assert_eq!(scaled.frequencies(256).1, 0.5 * magnitude);
+        assert_eq!(Rope { attention_factor: 0.5, ..rope(RopeScaling::None) }.frequencies(256).1, 0.5);
+        // A context that gets no longer changes nothing.
+        let same = RopeScaling::Yarn { factor: 0.5, original_context: 64, beta_fast: 32.0, beta_slow: 1.0 };
+        assert_eq!(rope(same).frequencies(256).1, 1.0);
     }
 
     #[test]
-    fn long_factors_depend_on_the_context() {
-        let scaling =
-            RopeScaling::Long { short: vec![1.0; 4], long: vec![2.0; 4], original_context: 64, attention_factor: 1.0 };
-        let short = rope(scaling.clone()).frequencies(64).0;
-        let long = rope(scaling).frequencies(65).0;
-        assert_eq!(short[1], long[1] * 2.0);
+    fn long_factors_depend_on_the_length_of_the_text() {
+        let long = Some(LongRope { short: vec![1.0; 4], long: vec![2.0; 4], original_context: 64 });
+        let rope = Rope { long, ..rope(RopeScaling::None) };
+        assert!(!rope.is_long(64) && rope.is_long(65));
+        assert_eq!(rope.frequencies(64).0[1], rope.frequencies(65).0[1] * 2.0);
+        // Linear scaling comes on top.
+        let scaled = Rope { scaling: RopeScaling::Linear { factor: 4.0 }, ..rope.clone() };
+        assert_eq!(scaled.frequencies(65).0[1], rope.frequencies(64).0[1] / 8.0);
     }
 }

@@ -25,11 +25,12 @@ impl QuantizedRows {
     /// Makes room for `n` tokens of `cols` columns in groups of `group`; contents are undefined until written.
     ///
     /// # Panics
-    /// If `group` does not divide `cols` or is not a multiple of 16.
+    /// If `group` does not divide `cols` or is not a multiple of 16, or there are more activations than can be addressed.
     pub fn reset(&mut self, n: usize, cols: usize, group: usize) {
         assert!(group > 0 && cols.is_multiple_of(group) && group.is_multiple_of(16));
+        let codes = n.checked_mul(cols).expect("activations that can be addressed");
         (self.n, self.cols, self.group) = (n, cols, group);
-        self.codes.resize(n * cols, 0);
+        self.codes.resize(codes, 0);
         self.scales.resize(n * (cols / group), 0.0);
         self.sums.resize(n * (cols / group), 0);
     }
@@ -99,7 +100,14 @@ pub(crate) fn token_blocks(n: usize) -> impl Iterator<Item = (usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::token_blocks;
+    use super::{QuantizedRows, token_blocks};
+
+    #[test]
+    #[should_panic(expected = "activations that can be addressed")]
+    fn more_activations_than_can_be_addressed_are_refused() {
+        // Multiplied without a check this is 0, and kernels would read beyond what is there.
+        QuantizedRows::default().reset(1 << (usize::BITS - 4), 16, 16);
+    }
 
     #[test]
     fn blocks_cover_all_tokens_once() {

@@ -20,7 +20,7 @@ impl BlockMatrix {
     pub fn new(format: Format, rows: usize, cols: usize, data: Vec<u8>) -> Self {
         assert!(!format.is_ternary() && cols.is_multiple_of(format.block_len()));
         let row_bytes = cols / format.block_len() * format.block_bytes();
-        assert_eq!(data.len(), rows * row_bytes);
+        assert_eq!(Some(data.len()), rows.checked_mul(row_bytes));
         Self { format, rows, cols, row_bytes, data }
     }
 

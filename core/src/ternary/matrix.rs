@@ -82,6 +82,14 @@ impl TernaryMatrix {
         &self.scales
     }
 
+    /// Bytes that a matrix `[rows, cols]` takes with a scale for each `group` columns.
+    pub fn bytes_needed(rows: u64, cols: u64, group: u64) -> u64 {
+        let tiles = rows.div_ceil(TILE_ROWS as u64);
+        let blocks = (cols / TILE_COLS as u64).saturating_mul(size_of::<Block>() as u64);
+        let scales = (cols / group.max(1)).saturating_mul(TILE_ROWS as u64 * size_of::<u16>() as u64);
+        tiles.saturating_mul(blocks.saturating_add(scales))
+    }
+
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
         size_of_val(self.blocks.as_slice()) + size_of_val(self.scales.as_slice())

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use crate::engine::Loading;
+
 /// How the engine runs.
 #[derive(Debug, Clone, Default, Args)]
 pub struct EngineArgs {
@@ -15,6 +17,17 @@ pub struct EngineArgs {
     /// scalar.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
+    /// What to do where memory is short.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+}
+
+/// What to do where memory is short.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct MemoryArgs {
+    /// Load a model although it needs more memory than is available.
+    #[arg(long)]
+    pub force: bool,
 }
 
 impl EngineArgs {
@@ -29,5 +42,17 @@ impl EngineArgs {
     /// Tokens of context; `None` is what the model was made for.
     pub fn context(&self) -> Option<usize> {
         (self.ctx_size > 0).then_some(self.ctx_size as usize)
+    }
+
+    /// How the model is loaded.
+    pub fn loading(&self) -> Loading<'_> {
+        self.memory.loading(self.kernel.as_deref(), self.context())
+    }
+}
+
+impl MemoryArgs {
+    /// How a model is loaded with a kernel and for a context.
+    pub fn loading<'a>(&self, kernel: Option<&'a str>, context: Option<usize>) -> Loading<'a> {
+        Loading { kernel, context, force: self.force, ..Loading::default() }
     }
 }

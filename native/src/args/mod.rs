@@ -17,7 +17,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::commands;
 use crate::ui::message;
 
-pub use engine::EngineArgs;
+pub use engine::{EngineArgs, MemoryArgs};
 pub use model::{CheckpointArgs, HubArgs, ModelArgs};
 pub use prompt::{GenerateArgs, LimitArgs, PerfArgs, PromptArgs, piped, read_text};
 pub use ranges::Numbers;

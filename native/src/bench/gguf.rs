@@ -13,6 +13,7 @@ use sterna_core::formats::identify_all;
 
 use super::Spread;
 use super::speed::Feeder;
+use crate::args::MemoryArgs;
 use crate::source::Source;
 use crate::ui::interrupt::Busy;
 use crate::ui::message;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub threads: usize,
     /// The kernel; `None` is the fastest.
     pub kernel: Option<String>,
+    /// What to do where memory is short.
+    pub memory: MemoryArgs,
 }
 
 /// What can be said about a file without running it.
@@ -96,7 +99,8 @@ pub fn here(path: &Path, settings: &Settings, busy: &Busy) -> Result<Option<Meas
     let Settings { prompt, generated, repetitions, threads, .. } = *settings;
     engine::with_threads(threads, |exec| {
         let clock = Instant::now();
-        let model = engine::load(path, settings.kernel.as_deref(), &*exec)?;
+        let how = settings.memory.loading(settings.kernel.as_deref(), Some(prompt.saturating_add(generated)));
+        let model = engine::load(path, &how, &*exec)?;
         let load_s = clock.elapsed().as_secs_f64();
         let limit = model.transformer().config().n_ctx;
         if prompt.saturating_add(generated) > limit {
@@ -151,6 +155,9 @@ pub fn in_a_process(path: &Path, settings: &Settings, busy: &Busy) -> Result<Opt
     }
     if let Some(kernel) = &settings.kernel {
         command.arg("--kernel").arg(kernel);
+    }
+    if settings.memory.force {
+        command.arg("--force");
     }
     // What it says is short: it fits the pipes, and is read when the process has ended.
     command.arg("--").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -14,6 +14,7 @@ use sterna_core::formats::Format;
 use sterna_core::kernels::{Executor, Rayon, Serial};
 
 use super::{Spread, speed};
+use crate::args::MemoryArgs;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::Style;
 use crate::checkpoint::plan::Plan;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub threads: usize,
     /// The kernel; `None` is the fastest.
     pub kernel: Option<String>,
+    /// What to do where memory is short.
+    pub memory: MemoryArgs,
     /// Where the files go.
     pub work: PathBuf,
     /// Leave them there.
@@ -199,7 +202,8 @@ pub fn measure(settings: &Settings, path: &Path, text: Option<&str>, busy: &Busy
     let size = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
     engine::in_pool(settings.threads, || {
         let exec: Arc<dyn Executor> = if settings.threads == 1 { Arc::new(Serial) } else { Arc::new(Rayon) };
-        let model = engine::load(path, settings.kernel.as_deref(), &*exec)?;
+        let how = settings.memory.loading(settings.kernel.as_deref(), Some(settings.perplexity.context));
+        let model = engine::load(path, &how, &*exec)?;
         let of_file = || path.display().to_string();
         let limit = model.transformer().config().n_ctx;
         if let Some(tokens) = settings.max_new_tokens.filter(|&tokens| tokens > limit) {

@@ -9,7 +9,7 @@ use sterna_core::Model;
 use sterna_core::generate::PIECE;
 
 use crate::Out;
-use crate::args::{ModelArgs, Numbers};
+use crate::args::{MemoryArgs, ModelArgs, Numbers};
 use crate::bench::speed::{self, Run};
 use crate::ui::bench_report::{Output, Report, Subject, Test};
 use crate::ui::interrupt::{self, Busy, Interrupted};
@@ -64,6 +64,9 @@ pub struct BenchArgs {
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
+    /// What to do where memory is short.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Do not run each test once before the clock starts.
     #[arg(long)]
     pub no_warmup: bool,
@@ -107,8 +110,13 @@ pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
     let busy = interrupt::busy();
     let mut stderr = std::io::stderr();
     let most = threads.iter().copied().max().unwrap_or(1);
+    let lengths = Numbers::all(&args.n_prompt).into_iter().chain(Numbers::all(&args.n_gen));
+    let lengths = lengths.chain(args.prompt_gen.iter().map(|(p, g)| p.saturating_add(*g)));
+    let deepest = Numbers::all(&args.n_depth).into_iter().max().unwrap_or(0);
+    let longest = lengths.max().map(|longest| longest.saturating_add(deepest));
+    let how = args.memory.loading(args.kernel.as_deref(), longest);
     let load = |path: &Path| -> Result<(Model, Subject, Vec<Run>)> {
-        let model = engine::with_threads(most, |exec| engine::load(path, args.kernel.as_deref(), &*exec))??;
+        let model = engine::with_threads(most, |exec| engine::load(path, &how, &*exec))??;
         let (subject, runs) = (subject(path, &model)?, runs(args, model.transformer().config().n_ctx)?);
         Ok((model, subject, runs))
     };

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::args::MemoryArgs;
 use crate::bench::Spread;
 use crate::bench::gguf::{self, File, Measured, Settings};
 use crate::ui::interrupt::{self, Interrupted};
@@ -35,6 +36,9 @@ pub struct BenchGgufArgs {
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
+    /// What to do where memory is short.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -54,6 +58,7 @@ pub fn run(args: &BenchGgufArgs, out: &mut Out) -> Result<()> {
         repetitions: args.repetitions,
         threads: args.threads.map_or_else(machine::cores, |threads| threads as usize),
         kernel: args.kernel.clone(),
+        memory: args.memory,
     };
     let busy = interrupt::busy();
     if args.in_this_process {

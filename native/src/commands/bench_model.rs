@@ -11,6 +11,7 @@ use sterna_core::ternary::Method;
 
 use super::convert::{RoundingArgs, TorchDtype, format_of};
 use super::runs::{Device, at_least};
+use crate::args::MemoryArgs;
 use crate::bench::model::{self, Measured, Settings, Training};
 use crate::train::checkpoint;
 use crate::train::settings::Setting;
@@ -93,6 +94,9 @@ pub struct BenchModelArgs {
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
+    /// What to do where memory is short.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Write the JSON object here.
     #[arg(long, visible_alias = "json-output", value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -185,6 +189,7 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         skip_ptq_ppl: args.skip_ptq_ppl,
         threads: args.rounding.threads.map_or_else(machine::cores, |threads| threads as usize),
         kernel: args.kernel.clone(),
+        memory: args.memory,
         work,
         keep: args.keep_files.is_some(),
     };

@@ -16,6 +16,7 @@ use sterna_core::kernels::Executor;
 use sterna_core::ternary::Rule;
 
 use super::runs::{Device, at_least, seed};
+use crate::engine::Loading;
 use crate::images::{self, Measured};
 use crate::plot::{Axis, Chart, Group, Scale, scatter};
 use crate::train::checkpoint;
@@ -270,7 +271,7 @@ impl<'a> Bench<'a> {
     }
 
     fn measured(&self, path: &Path) -> Result<File> {
-        let model = images::load(path, None, self.exec)?;
+        let model = images::load(path, &Loading::default(), self.exec)?;
         let format = model.tensors().first().map_or("?", |tensor| tensor.format);
         let busy = interrupt::busy();
         let measured = images::measure(&model, &self.test, self.exec, &mut |_| !busy.requested())?;

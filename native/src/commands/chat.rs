@@ -68,7 +68,7 @@ pub fn run(args: &ChatArgs, out: &mut Out) -> Result<()> {
         None => args.system_prompt.clone(),
     };
     engine::with_threads(args.engine.threads(), |exec| {
-        let model = engine::load(&path, args.engine.kernel.as_deref(), &*exec)?;
+        let model = engine::load(&path, &args.engine.loading(), &*exec)?;
         let mut chat = Chat {
             template: template(&model, args)?,
             session: model.session(SessionOptions { context: args.engine.context(), exec }),
@@ -81,6 +81,7 @@ pub fn run(args: &ChatArgs, out: &mut Out) -> Result<()> {
             single_turn: args.single_turn,
             multiline: args.multiline_input,
         };
+        engine::warn_of_context(&chat.session);
         if let Some(first) = args.prompt.given()? {
             chat.turn(&first, out)?;
             if args.single_turn {
@@ -174,7 +175,7 @@ impl Chat {
             && let Some(piece) = reply.next()
         {
             let piece = piece?;
-            printer.token(&piece)?;
+            printer.reply(&piece, reply.tokens())?;
             answer.push_str(&piece);
         }
         printer.echo("\n")?;

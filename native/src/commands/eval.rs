@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::args::MemoryArgs;
 use crate::images::{self, Measured};
 use crate::train::images::DataSet;
 use crate::train::images::augment::Augmentation;
@@ -43,6 +44,9 @@ pub struct EvalArgs {
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
+    /// What to do where memory is short.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -73,7 +77,7 @@ struct Report<'a> {
 pub fn run(args: &EvalArgs, out: &mut Out) -> Result<()> {
     let threads = args.threads.map_or_else(crate::machine::cores, |threads| threads as usize);
     engine::with_threads(threads, |exec| {
-        let model = images::load(&args.model, args.kernel.as_deref(), &*exec)?;
+        let model = images::load(&args.model, &args.memory.loading(args.kernel.as_deref(), None), &*exec)?;
         let set = match args.data {
             Some(set) => set,
             None => named_in(&args.model)?.unwrap_or(DataSet::Mnist),

@@ -9,12 +9,12 @@ use serde_json::{Map, json};
 use sterna_core::formats::{Identified, identify_all};
 use sterna_core::generate::vocabulary;
 use sterna_core::gguf::{Header, Metadata, TensorInfo, Value, readable};
-use sterna_core::model::refusals;
+use sterna_core::model::{Memory, refusals, warnings};
 
-use crate::Out;
 use crate::args::ModelArgs;
 use crate::source::{Source, kind};
 use crate::ui::text::{self, Align};
+use crate::{Out, machine, memory};
 
 /// Items of a metadata array that are shown.
 const HEAD: usize = 8;
@@ -48,6 +48,8 @@ struct Report<'a> {
     tensors: Vec<Row<'a>>,
     refusals: Vec<String>,
     warnings: Vec<String>,
+    /// What running it takes; `None` for a file that would be refused.
+    memory: Option<Memory>,
 }
 
 /// One tensor.
@@ -89,13 +91,13 @@ impl<'a> Report<'a> {
                 refused.push(refusal);
             }
         }
-        let mut warnings = Vec::new();
+        let mut warnings = warnings(header);
         match vocabulary(header) {
             Ok(Some(tokenizer)) => warnings.extend(tokenizer.warnings().iter().cloned()),
             Ok(None) => warnings.push("no tokenizer: the model takes and gives token ids only".to_owned()),
             Err(error) => refused.push(error.to_string()),
         }
-        Self { source, header, tensors, refusals: refused, warnings }
+        Self { source, header, tensors, refusals: refused, warnings, memory: Memory::of(header).ok() }
     }
 
     fn write_text(&self, out: &mut Out, items: usize) -> io::Result<()> {
@@ -175,6 +177,10 @@ impl<'a> Report<'a> {
             text::table(out, &columns, &rows)?;
         }
 
+        if let Some(memory) = &self.memory {
+            write_memory(memory, machine::available_bytes(), out)?;
+        }
+
         writeln!(out)?;
         for warning in &self.warnings {
             writeln!(out, "note: {}", text::plain(warning, 400))?;
@@ -183,7 +189,11 @@ impl<'a> Report<'a> {
             writeln!(out, "refused: {}", text::plain(refusal, 400))?;
         }
         if self.refusals.is_empty() {
-            writeln!(out, "this file can be run")?;
+            let fits = |memory: &Memory| machine::available_bytes().is_none_or(|bytes| memory::fits(memory, bytes));
+            match self.memory.as_ref().is_none_or(fits) {
+                true => writeln!(out, "this file can be run")?,
+                false => writeln!(out, "this file can be run, but not in the memory that is available here")?,
+            }
         }
         Ok(())
     }
@@ -220,6 +230,7 @@ impl<'a> Report<'a> {
             "by_kind": self.sums(|row| row.kind.to_owned()),
             "by_type": self.sums(|row| row.format.clone()),
             "total": self.total(),
+            "memory": self.memory.as_ref().map(|memory| memory_json(memory, machine::available_bytes())),
             "warnings": self.warnings,
             "refusals": self.refusals,
             "runs": self.refusals.is_empty(),
@@ -275,6 +286,38 @@ fn row(info: &TensorInfo, found: Result<Identified, String>) -> Row<'_> {
             refused: Some(error),
         },
     }
+}
+
+/// What a model needs in memory, and what this machine has.
+fn write_memory(memory: &Memory, available: Option<u64>, out: &mut Out) -> io::Result<()> {
+    writeln!(out, "\nmemory")?;
+    let context = memory.context();
+    let mut rows = vec![
+        ("weights".to_owned(), memory.weights),
+        ("metadata and vocabulary".to_owned(), memory.text),
+        ("working memory".to_owned(), memory.scratch),
+    ];
+    if context > 0 {
+        rows.push((format!("keys and values of {context} tokens, the whole context"), memory.cache(context)));
+    }
+    rows.push(("in all".to_owned(), memory.total(context)));
+    rows.extend(available.map(|available| ("available on this machine".to_owned(), available)));
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(what, size)| vec![what, text::bytes(size)]).collect();
+    text::table(out, &[("", Align::Left), ("SIZE", Align::Right)], &rows)
+}
+
+fn memory_json(memory: &Memory, available: Option<u64>) -> serde_json::Value {
+    let context = memory.context();
+    json!({
+        "weights": memory.weights,
+        "text": memory.text,
+        "scratch": memory.scratch,
+        "context": context,
+        "cache": memory.cache(context),
+        "total": memory.total(context),
+        "available": available,
+        "fits": available.map(|available| memory::fits(memory, available)),
+    })
 }
 
 fn architecture(metadata: &Metadata) -> Option<&str> {

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::args::{EngineArgs, ModelArgs, read_text};
+use crate::engine::Loading;
 use crate::perplexity::logits_file::{Reader, Writer};
 use crate::perplexity::{self, CONTEXT, Found, Settings, divergence};
 use crate::ui::divergence::Divergence;
@@ -93,7 +94,8 @@ pub fn run(args: &PerplexityArgs, out: &mut Out) -> Result<()> {
         ..Settings::default()
     };
     engine::with_threads(args.engine.threads(), |exec| {
-        let model = engine::load(&path, args.engine.kernel.as_deref(), &*exec)?;
+        let how = Loading { context: Some(settings.context), ..args.engine.loading() };
+        let model = engine::load(&path, &how, &*exec)?;
         let limit = model.transformer().config().n_ctx;
         if args.engine.context().is_some_and(|context| context > limit) {
             message::note(&format!("the model's context is {limit} tokens, so chunks have {limit}"));
@@ -148,7 +150,7 @@ fn compare(path: &Path, base: &Path, args: &PerplexityArgs, out: &mut Out) -> Re
         bail!("--chunks 0 leaves nothing to measure; -1 is all");
     }
     engine::with_threads(args.engine.threads(), |exec| {
-        let model = engine::load(path, args.engine.kernel.as_deref(), &*exec)?;
+        let model = engine::load(path, &args.engine.loading(), &*exec)?;
         let busy = interrupt::busy();
         if !args.json {
             Divergence::write_titles(out)?;

@@ -32,7 +32,7 @@ pub fn run(args: &RunArgs, out: &mut Out) -> Result<()> {
 
 fn from_file(path: &Path, args: &GenerateArgs, out: &mut Out) -> Result<()> {
     engine::with_threads(args.engine.threads(), |exec| {
-        let model = engine::load(path, args.engine.kernel.as_deref(), &*exec)?;
+        let model = engine::load(path, &args.engine.loading(), &*exec)?;
         generate(&model, SessionOptions { context: args.engine.context(), exec }, args, out)
     })?
 }
@@ -47,6 +47,7 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
     let threads = options.exec.threads();
     let busy = interrupt::busy();
     let mut session = model.session(options);
+    engine::warn_of_context(&session);
     let prompt = session.encode(&text, true)?;
     let mut printer = Printer::new(out);
     if !args.no_display_prompt {
@@ -59,7 +60,7 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
     while !busy.requested()
         && let Some(piece) = reply.next()
     {
-        printer.token(&piece?)?;
+        printer.reply(&piece?, reply.tokens())?;
     }
     let finish = reply.finish();
     printer.end_line()?;

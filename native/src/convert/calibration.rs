@@ -12,7 +12,7 @@ use sterna_core::model::{Input, Logits};
 use sterna_core::tokenizer::EncodeOptions;
 
 use super::interrupted;
-use crate::engine;
+use crate::engine::{self, Loading};
 use crate::ui::interrupt;
 use crate::ui::progress::Progress;
 
@@ -31,7 +31,8 @@ pub type Importance = BTreeMap<String, Vec<f32>>;
 pub fn importance(gguf: &Path, text: &str) -> Result<Importance> {
     // Within the pool that the conversion runs on.
     let exec = sterna_core::kernels::Rayon;
-    let model = engine::load(gguf, None, &exec).context("the model cannot be run for --calibration")?;
+    let model = engine::load(gguf, &Loading { force: true, ..Loading::default() }, &exec)
+        .context("the model cannot be run for --calibration")?;
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: false })?;
     let transformer = model.transformer();

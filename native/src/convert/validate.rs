@@ -14,7 +14,7 @@ use super::encode::{Fidelity, Stop, Sums};
 use super::report::Done;
 use super::weights::Tensor;
 use crate::checkpoint::plan::Account;
-use crate::engine;
+use crate::engine::{self, Loading};
 use crate::source::Source;
 use crate::ui::progress::Progress;
 
@@ -119,7 +119,8 @@ pub fn validate(
         progress.set(compared);
     }
     drop(progress);
-    let model = engine::load(path, None, &Rayon).context("the written file does not load")?;
+    let model = engine::load(path, &Loading { force: true, ..Loading::default() }, &Rayon)
+        .context("the written file does not load")?;
     let rows = source.header().tensor("token_embd.weight").map_or(1, |info| info.rows());
     let tokens: Vec<u32> = (0..TOKENS as u64).map(|i| ((i * 7919 + 3) % rows.max(1)) as u32).collect();
     let tokens = &tokens[..TOKENS.min(model.transformer().config().n_ctx)];

@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use sterna_core::formats::Format;
 use sterna_core::gguf::{Header, Metadata, TensorInfo};
 use sterna_core::model::Config;
-use sterna_core::ops::RopeScaling;
 use sterna_core::ternary::{Granularity, Method};
 use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -466,9 +465,9 @@ fn blueprint(plan: &Plan, metadata: Metadata, seq_len: usize) -> Result<Blueprin
     };
     if let Some(rope) = &mut config.rope {
         rope.factors = computed("rope_freqs.weight").unwrap_or_default();
-        if let RopeScaling::Long { short, long, .. } = &mut rope.scaling {
-            *short = computed("rope_factors_short.weight").unwrap_or_default();
-            *long = computed("rope_factors_long.weight").unwrap_or_default();
+        if let Some(sets) = &mut rope.long {
+            sets.short = computed("rope_factors_short.weight").unwrap_or_default();
+            sets.long = computed("rope_factors_long.weight").unwrap_or_default();
         }
     }
     if seq_len > config.n_ctx {

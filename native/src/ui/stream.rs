@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::Out;
 
-/// Writes pieces of text at once and counts tokens.
+/// Writes pieces of text at once and knows how many tokens they are.
 pub struct Printer<'a> {
     out: &'a mut Out,
     started: Instant,
@@ -50,9 +50,9 @@ impl<'a> Printer<'a> {
         self.prompt = Some((tokens, self.started.elapsed()));
     }
 
-    /// One more token; `piece` is the text that became complete with it, often empty.
-    pub fn token(&mut self, piece: &str) -> io::Result<()> {
-        self.generated += 1;
+    /// A piece of the reply, often empty: `generated` tokens were drawn so far.
+    pub fn reply(&mut self, piece: &str, generated: usize) -> io::Result<()> {
+        self.generated = generated;
         if piece.is_empty() {
             return Ok(());
         }
@@ -120,12 +120,13 @@ mod tests {
         let mut printer = Printer::new(&mut out);
         printer.echo("Once").unwrap();
         printer.prompt_done(2);
-        for piece in [" upon", "", " a"] {
-            printer.token(piece).unwrap();
+        // The last piece is what a text that ends inside a character leaves over.
+        for (piece, generated) in [(" upon", 1), ("", 2), (" a", 3), ("\u{fffd}", 3)] {
+            printer.reply(piece, generated).unwrap();
         }
         let speed = printer.speed();
         assert_eq!((speed.prompt, speed.generated), (2, 3));
-        assert_eq!(out, b"Once upon a");
+        assert_eq!(out, "Once upon a\u{fffd}".as_bytes());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::config::ImageConfig;
 use crate::formats::{Format, identify_all};
 use crate::gguf::{Gguf, Header, TensorInfo};
 use crate::kernels::{self, Executor, Kernel};
-use crate::model::loader::{Loaded, Place, check, read};
+use crate::model::tensor::{Loaded, Place, check, read};
 use crate::model::{LoadOptions, ModelError, TensorReport};
 use crate::ternary::{Matrix, TILE_COLS, TernaryBuilder};
 
@@ -99,6 +99,14 @@ impl ImageClassifier {
         }
         loader.finish()
     }
+}
+
+/// Where every tensor of a file goes.
+///
+/// # Errors
+/// The first of [`refusals`].
+pub(in crate::model) fn plan(header: &Header) -> Result<HashMap<String, (Place, Format)>, ModelError> {
+    places(&ImageConfig::from_header(header)?, header).map_err(|mut errors| errors.swap_remove(0))
 }
 
 /// Finds a place for every tensor and a tensor for every place.

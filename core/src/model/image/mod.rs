@@ -14,6 +14,7 @@ mod loader;
 pub use classifier::{ImageClassifier, probabilities};
 pub use config::{ImageConfig, ImageLayer, Shape};
 pub use loader::ImageLoader;
+pub(super) use loader::plan;
 pub(super) use loader::refusals;
 
 /// The value of `general.architecture`, which also begins the keys.

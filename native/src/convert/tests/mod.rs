@@ -48,7 +48,7 @@ fn logits(path: &Path, name: &str) -> Vec<Vec<f32>> {
 }
 
 fn load(path: &Path) -> Model {
-    crate::engine::load(path, None, &Serial).unwrap_or_else(|error| panic!("{error:#}"))
+    crate::engine::load(path, &crate::engine::Loading::default(), &Serial).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// The largest relative error of a token's logits.

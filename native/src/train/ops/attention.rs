@@ -38,7 +38,7 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// For positions 0 to `tokens`.
+    /// For positions 0 to `tokens`, in texts of so many tokens.
     pub fn new(rope: &Rope, tokens: usize) -> Self {
         let mut rotations = Rotations::new(rope, tokens);
         rotations.prepare(0, tokens);
@@ -319,12 +319,11 @@ fn softmax_backward(ds: &mut [f32], p: &[f32], tokens: usize) {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{check_gradients, random};
-    use sterna_core::ops::RopeScaling;
 
     use super::*;
 
     fn rotation(style: RopeStyle, base: f64, rotated: usize, tokens: usize) -> Rotation {
-        let rope = Rope { style, rotated, base, scaling: RopeScaling::None, factors: Vec::new() };
+        let rope = Rope::plain(style, rotated, base);
         Rotation::new(&rope, tokens)
     }
 

@@ -12,7 +12,7 @@ use sterna_core::formats::half::f16_to_f32;
 use sterna_core::gguf::Metadata;
 use sterna_core::kernels::Activation;
 use sterna_core::model::{self, Config, NormKind};
-use sterna_core::ops::{Rope, RopeScaling};
+use sterna_core::ops::Rope;
 use sterna_core::ternary::Rule;
 
 use crate::train::export::{self, Exported, Stored};
@@ -534,13 +534,7 @@ impl ModelConfig {
         };
         let row = model::Architecture::of(name).with_context(|| format!("{name} is no architecture"))?;
         let head_dim = self.width / self.heads;
-        let rope = |style| Rope {
-            style,
-            rotated: head_dim,
-            base: f64::from(self.rope_base),
-            scaling: RopeScaling::None,
-            factors: Vec::new(),
-        };
+        let rope = |style| Rope::plain(style, head_dim, f64::from(self.rope_base));
         let config = Config {
             architecture: row,
             n_layer: self.layers,
