@@ -99,7 +99,7 @@ pub fn measure(
 }
 
 /// As [`measure`]; what the model predicted for the scored tokens goes into `save`, as a base for
-/// [`divergence::measure`](divergence::measure).
+/// [`divergence::measure`].
 ///
 /// # Errors
 /// As [`measure`]; a stride together with `save`; a file that cannot be written.
