@@ -262,11 +262,11 @@ impl<'p> Run<'p> {
         let definition = &program.macros[at];
         let name = &definition.name;
         self.scoped(scope, |run| {
-            if !definition.parameters.iter().any(|(name, _)| **name == *"caller") {
-                if let Some(at) = called.named.iter().position(|(name, _)| **name == *"caller") {
-                    let (name, caller) = called.named.swap_remove(at);
-                    run.set(&name, caller);
-                }
+            if !definition.parameters.iter().any(|(name, _)| **name == *"caller")
+                && let Some(at) = called.named.iter().position(|(name, _)| **name == *"caller")
+            {
+                let (name, caller) = called.named.swap_remove(at);
+                run.set(&name, caller);
             }
             let mut rest = called.positional.into_iter();
             for (parameter, default) in &definition.parameters {

@@ -114,7 +114,8 @@ impl Parser {
     ) -> Result<Expr, Syntax> {
         let first = part(self)?;
         let mut links = Vec::new();
-        while let Some(operator) = operators.iter().find(|operator| self.skip_sign(operator.sign())) {
+        loop {
+            let Some(operator) = operators.iter().find(|operator| self.skip_sign(operator.sign())) else { break };
             links.push((*operator, part(self)?));
         }
         Ok(if links.is_empty() { first } else { Expr::Arithmetic(Box::new(first), links) })

@@ -111,11 +111,11 @@ impl<'s> Lexer<'s> {
         // `{{-1}}` strips too, as in jinja2.
         self.text(&rest[..start], sign, open != "{{");
         let inside = start + 2 + usize::from(sign.is_some());
-        if open == "{%" {
-            if let Some(length) = raw_tag(&rest[inside..], "raw", false) {
-                self.skip(inside - start + length);
-                return self.raw();
-            }
+        if open == "{%"
+            && let Some(length) = raw_tag(&rest[inside..], "raw", false)
+        {
+            self.skip(inside - start + length);
+            return self.raw();
         }
         let line = self.line;
         self.skip(inside - start);

@@ -1,6 +1,6 @@
 //! One rendering: what a template has set and written, what it may still spend, and its statements.
 
-use super::ast::{Body, Call, Filter, For, Name, Node, Program, Target};
+use super::ast::{Body, Call, Filter, For, Name, Node, Program, Statement, Target};
 use super::value::{Dict, Key, Kind, List, Object, Value};
 use super::{Fault, Result, failed};
 
@@ -263,11 +263,11 @@ impl<'p> Run<'p> {
     }
 
     /// Runs the statements of a macro or of a block; `break` does not leave those.
-    pub(super) fn block(&mut self, body: &'p Body) -> Result<()> {
+    pub(super) fn block(&mut self, body: &'p [Statement]) -> Result<()> {
         self.body(body).map(drop)
     }
 
-    fn body(&mut self, body: &'p Body) -> Result<Flow> {
+    fn body(&mut self, body: &'p [Statement]) -> Result<Flow> {
         self.deeper(|run| {
             for statement in body {
                 run.step(1)?;
@@ -318,7 +318,7 @@ impl<'p> Run<'p> {
         }
     }
 
-    fn branch(&mut self, branches: &'p [(super::ast::Expr, Body)], otherwise: &'p Body) -> Result<Flow> {
+    fn branch(&mut self, branches: &'p [(super::ast::Expr, Body)], otherwise: &'p [Statement]) -> Result<Flow> {
         for (condition, body) in branches {
             let condition = self.evaluate(condition)?;
             if self.truth(&condition) {
@@ -328,7 +328,7 @@ impl<'p> Run<'p> {
         self.body(otherwise)
     }
 
-    fn with(&mut self, targets: &'p [(Target, super::ast::Expr)], body: &'p Body) -> Result<Flow> {
+    fn with(&mut self, targets: &'p [(Target, super::ast::Expr)], body: &'p [Statement]) -> Result<Flow> {
         let mut values = Vec::new();
         for (_, value) in targets {
             values.push(self.evaluate(value)?);
@@ -341,19 +341,19 @@ impl<'p> Run<'p> {
         })
     }
 
-    fn set_block(&mut self, target: &'p Target, filters: &'p [Filter], body: &'p Body) -> Result<()> {
+    fn set_block(&mut self, target: &'p Target, filters: &'p [Filter], body: &'p [Statement]) -> Result<()> {
         let text = self.captured_block(filters, body)?;
         self.assign(target, text)
     }
 
-    fn filter_block(&mut self, filters: &'p [Filter], body: &'p Body) -> Result<()> {
+    fn filter_block(&mut self, filters: &'p [Filter], body: &'p [Statement]) -> Result<()> {
         let text = self.captured_block(filters, body)?;
         let text = self.string(&text)?;
         self.write(&text)
     }
 
     #[inline(never)]
-    fn captured_block(&mut self, filters: &'p [Filter], body: &'p Body) -> Result<Value> {
+    fn captured_block(&mut self, filters: &'p [Filter], body: &'p [Statement]) -> Result<Value> {
         let mut value = self.capture(|run| run.scoped(run.scope, |run| run.block(body)))?;
         for filter in filters {
             value = self.apply_filter(filter, value)?;

@@ -14,10 +14,10 @@ impl Run<'_> {
         if let Some(found) = self.own_attribute(value, name)? {
             return Ok(found);
         }
-        if let Value::Dict(dict) = value {
-            if let Some(found) = dict.get_str(name) {
-                return Ok(found.clone());
-            }
+        if let Value::Dict(dict) = value
+            && let Some(found) = dict.get_str(name)
+        {
+            return Ok(found.clone());
         }
         Ok(missing(value, &format!("attribute {name:?}")))
     }
@@ -30,10 +30,10 @@ impl Run<'_> {
         if let Some(found) = self.own_item(value, key)? {
             return Ok(if matches!(value, Value::Markup(_)) { as_markup(found) } else { found });
         }
-        if let Some(name) = key.as_str() {
-            if let Some(found) = self.own_attribute(value, name)? {
-                return Ok(found);
-            }
+        if let Some(name) = key.as_str()
+            && let Some(found) = self.own_attribute(value, name)?
+        {
+            return Ok(found);
         }
         let key = self.repr(key)?;
         Ok(missing(value, &format!("element {key}")))
@@ -42,11 +42,7 @@ impl Run<'_> {
     fn own_item(&mut self, value: &Value, key: &Value) -> Result<Option<Value>> {
         if let Value::Dict(dict) = value {
             // A key that cannot be one is in no dict.
-            let Ok(key) = self.key(key) else {
-                self.step(0)?;
-                return Ok(None);
-            };
-            return Ok(dict.get(&key).cloned());
+            return Ok(self.key(key).ok().and_then(|key| dict.get(&key).cloned()));
         }
         let Some(index) = key.as_int() else { return Ok(None) };
         let place = |length: usize| {

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A value of a template.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Value {
     /// What a missing variable, attribute or item is; the text says what is missing.
     Undefined(Arc<str>),
     /// `none`.
+    #[default]
     None,
     /// `true` or `false`.
     Bool(bool),
@@ -264,12 +265,6 @@ impl Object {
             Kind::Global(name) => (9, name.as_ptr() as usize),
             Kind::Method(method) => (10, Arc::as_ptr(method) as usize),
         }
-    }
-}
-
-impl Default for Value {
-    fn default() -> Self {
-        Value::None
     }
 }
 

@@ -109,8 +109,8 @@ impl Message {
         let own = [("role", Value::from(self.role.as_str())), ("content", Value::from(self.content.as_str()))];
         let own = own.into_iter().filter(|(name, _)| !self.extras.contains_key(*name));
         let fields = own.chain(self.extras.iter().map(|(name, value)| (name.as_str(), value.clone())));
-        let thoughts = REASONING.iter().filter_map(|name| self.extras.get(*name));
-        match thoughts.filter(|value| !matches!(value, Value::None)).next() {
+        let mut thoughts = REASONING.iter().filter_map(|name| self.extras.get(*name));
+        match thoughts.find(|value| !matches!(value, Value::None)) {
             None => Value::from_pairs(fields),
             Some(thoughts) => {
                 let first = [("thinking", thoughts.clone())].into_iter();

@@ -46,7 +46,7 @@ impl Run<'_> {
                     let key = self.key(&key)?;
                     Ok(dict.get(&key).cloned().or(default).unwrap_or_default())
                 }
-                "fromkeys" => self.from_keys(called),
+                "fromkeys" => self.dict_of_keys(called),
                 _ => {
                     called.none(name)?;
                     let view = match name {
@@ -71,7 +71,7 @@ impl Run<'_> {
                 *index = (*index + 1) % items.len().max(1);
                 Ok(item)
             }
-            Value::Object(_) => self.from_keys(called),
+            Value::Object(_) => self.dict_of_keys(called),
             number => {
                 called.none(name)?;
                 Ok(match (name, number.as_int(), number.as_f64()) {
@@ -96,7 +96,7 @@ impl Run<'_> {
         self.string_method(text, name, called).map(as_markup)
     }
 
-    fn from_keys(&mut self, called: Called) -> Result<Value> {
+    fn dict_of_keys(&mut self, called: Called) -> Result<Value> {
         let [Some(keys), value] = called.bind("fromkeys", ["iterable", "value"])? else {
             return failed("fromkeys wants keys");
         };

@@ -216,7 +216,8 @@ impl Run<'_> {
         let Some((_, window)) = window(text, start, end)? else { return Ok(false.into()) };
         for part in parts {
             let part = self.wanted_text(name, Some(part))?;
-            if if name == "startswith" { window.starts_with(&*part) } else { window.ends_with(&*part) } {
+            let found = if name == "startswith" { window.starts_with(&*part) } else { window.ends_with(&*part) };
+            if found {
                 return Ok(true.into());
             }
         }
