@@ -96,7 +96,7 @@ fn quantizations_are_compared_in_files() {
     command.args(["bench", "quantization", "--steps", "10", "--configuration-steps", "2", "--batch-size", "20"]);
     command.args(NET).arg("--data-dir").arg(dir.path()).arg("--out").arg(&out);
     let table = stdout(&mut command);
-    assert!(table.contains("binary") && table.contains("threshold") && table.contains("bits/weight"), "{table}");
+    assert!(table.contains("binary") && table.contains("threshold") && table.contains("BITS PER WEIGHT"), "{table}");
     for set in ["mnist", "fashion-mnist"] {
         let csv = std::fs::read_to_string(out.join(format!("{set}.csv"))).unwrap();
         let mut lines = csv.lines();

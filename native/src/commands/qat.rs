@@ -103,13 +103,15 @@ pub fn run(args: &QatArgs, out: &mut Out) -> Result<()> {
         (!source.as_os_str().is_empty()).then(|| format!("{}-qat", crate::convert::directory_name(source)))
     };
     let run = Run::new(&args.run, "sterna qat", FinetuneConfig::default(), |config| args.apply(config), name)?;
-    let (source, text) = (run.config.source.display().to_string(), run.config.text.display().to_string());
+    let (source, data) = (run.config.source.display().to_string(), run.config.text.display().to_string());
     let task = FinetuneTask::new(run.config.clone(), &admit(args.run.force))
-        .map_err(|error| error.context(format!("cannot train {source} on {text}")))?;
+        .map_err(|error| error.context(format!("cannot train {source} on {data}")))?;
     let (training, held_out) = task.tokens();
+    message::line(&format!("{} parameters, of {source}", text::thousands(task.parameters().count() as u64)));
     message::line(&format!(
-        "{source}: {} parameters; {training} tokens to train on, {held_out} held out",
-        task.parameters().count()
+        "{} tokens to train on, {} held out, of {data}",
+        text::thousands(training as u64),
+        text::thousands(held_out as u64)
     ));
     task.notes().iter().for_each(|note| message::note(note));
     let train = |_: &FinetuneConfig, dir: &RunDir, resume| task.run(dir, resume);

@@ -15,7 +15,7 @@ use crate::train::text::model::{About, Architecture};
 use crate::train::text::tokenizer::TokenizerChoice;
 use crate::train::text::{TextConfig, TextTask};
 use crate::train::trainer::{self, Outcome, Task};
-use crate::ui::message;
+use crate::ui::{message, text};
 use crate::{Out, data};
 
 /// Train a ternary model and export it as GGUF.
@@ -116,7 +116,7 @@ pub struct ImageOptions {
 /// If settings, data or the run's folder are not usable, training diverges, or Ctrl-C was pressed.
 pub fn run(args: &TrainArgs, out: &mut Out) -> Result<()> {
     match &args.what {
-        Some(What::Shakespeare(options)) => text(options, None, shakespeare(), Some("shakespeare"), out),
+        Some(What::Shakespeare(options)) => language_model(options, None, shakespeare(), Some("shakespeare"), out),
         Some(What::Mnist(options)) => image(options, Some(images::DataSet::Mnist), out),
         Some(What::FashionMnist(options)) => image(options, Some(images::DataSet::FashionMnist), out),
         None => match (&args.text, args.options.run.kind()?) {
@@ -127,7 +127,9 @@ pub fn run(args: &TrainArgs, out: &mut Out) -> Result<()> {
                 }
                 image(&ImageOptions { run, ..ImageOptions::default() }, None, out)
             }
-            (path, Some(Kind::Text) | None) => text(&args.options, path.as_deref(), TextConfig::default(), None, out),
+            (path, Some(Kind::Text) | None) => {
+                language_model(&args.options, path.as_deref(), TextConfig::default(), None, out)
+            }
             (_, Some(kind)) => bail!("{}", kind.belongs_to(args.options.run.out.as_deref())),
         },
     }
@@ -149,7 +151,7 @@ fn shakespeare() -> TextConfig {
 }
 
 /// A language model; `name` is the folder's in runs/ where the text's is not.
-fn text(
+fn language_model(
     options: &TextOptions,
     path: Option<&Path>,
     default: TextConfig,
@@ -179,13 +181,15 @@ fn text(
     })?;
     let task = TextTask::open(run.config.clone(), &admit(options.run.force))?;
     let (training, held_out) = task.tokens();
+    let thousands = |n: usize| text::thousands(n as u64);
     message::line(&format!(
-        "{}: {} parameters; {training} tokens to train on, {held_out} held out, vocabulary {} ({})",
-        task.config().text.display(),
-        task.parameters().count(),
-        task.tokenizer().vocabulary(),
+        "{} parameters; vocabulary {} ({})",
+        thousands(task.parameters().count()),
+        thousands(task.tokenizer().vocabulary()),
         task.tokenizer().choice()
     ));
+    let (training, held_out) = (thousands(training), thousands(held_out));
+    message::line(&format!("{training} tokens to train on, {held_out} held out, of {}", task.config().text.display()));
     task.notes().iter().for_each(|note| message::note(note));
     let train = |config: &TextConfig, dir: &RunDir, resume| trainer::train(&task, &config.run, config, dir, resume);
     let outcome = run.go(&task, &task.config().run, train, out)?;
@@ -210,11 +214,12 @@ fn image(options: &ImageOptions, set: Option<images::DataSet>, out: &mut Out) ->
     let dir = data::locate(run.config.data.name(), run.config.run.data_dir.as_deref())?;
     let task = ImageTask::from_folder(run.config.clone(), &dir, &admit(options.run.force))
         .with_context(|| format!("cannot train on {}", dir.display()))?;
+    let (weights, parameters) = (task.net().weights() as u64, task.parameters().count() as u64);
     message::line(&format!(
-        "{}: {} weights in matrices, {} parameters",
-        dir.display(),
-        task.net().weights(),
-        task.parameters().count()
+        "{} weights in matrices, {} parameters; images of {}",
+        text::thousands(weights),
+        text::thousands(parameters),
+        dir.display()
     ));
     task.config().run.notes().iter().for_each(|note| message::note(note));
     let train = |config: &ImagesConfig, dir: &RunDir, resume| trainer::train(&task, &config.run, config, dir, resume);

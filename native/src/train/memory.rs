@@ -26,7 +26,8 @@ pub struct Memory {
     pub moments: u64,
     /// The float model that is followed.
     pub teacher: u64,
-    /// What the forward pass keeps for the backward pass, logits included, and gradients on their way back.
+    /// What the forward pass keeps for the backward pass, logits included, and gradients on their way back; or what a measurement keeps,
+    /// or the copies that a checkpoint is written from, where that is more.
     pub activations: u64,
 }
 
@@ -70,13 +71,15 @@ impl Memory {
         // Half as much again is what runs were found to take. A measurement keeps one layer, and the scored half of its logits again.
         let training = trained * s.seq_len * (s.layers * layer + logits) * 1.5;
         let measuring = measured * s.seq_len * (layer + 1.5 * s.vocabulary);
+        // Moments, and all three again as bytes, while no gradients are there.
+        let saving = 4.0 * s.weights;
         let of = |floats: f64| (4.0 * floats) as u64;
         Self {
             weights: of(s.weights + s.ternary),
             gradients: of(s.weights),
             moments: of(2.0 * s.weights),
             teacher: if s.teacher { of(s.weights) } else { 0 },
-            activations: of(training.max(measuring)),
+            activations: of(training.max(measuring).max(saving)),
         }
     }
 
@@ -84,6 +87,19 @@ impl Memory {
     pub fn total(&self) -> u64 {
         let parts = [self.weights, self.gradients, self.moments, self.teacher, self.activations];
         parts.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// What it is made of.
+    fn parts(&self) -> String {
+        let parts = [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("moments", self.moments),
+            ("activations", self.activations),
+            ("float model", self.teacher),
+        ];
+        let parts = parts.iter().filter(|(_, size)| *size > 0);
+        parts.map(|(name, size)| format!("{name} {}", bytes(*size))).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether so much is there; where that is not known, whether any machine has as much.
@@ -112,26 +128,15 @@ pub fn admit(force: bool) -> impl Fn(&Memory) -> Result<()> {
         let available = machine::available_bytes();
         memory.check(available.filter(|_| !force))?;
         let there = available.map_or(String::new(), |available| format!("; {} are free", bytes(available)));
-        message::line(&format!("training needs about {memory}{there}"));
+        message::line(&format!("training needs about {} of memory{there}", bytes(memory.total())));
+        message::line(&format!("({})", memory.parts()));
         Ok(())
     }
 }
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of memory (weights {}, gradients {}, moments {}, activations {}",
-            bytes(self.total()),
-            bytes(self.weights),
-            bytes(self.gradients),
-            bytes(self.moments),
-            bytes(self.activations)
-        )?;
-        if self.teacher > 0 {
-            write!(f, ", float model {}", bytes(self.teacher))?;
-        }
-        f.write_str(")")
+        write!(f, "{} of memory ({})", bytes(self.total()), self.parts())
     }
 }
 

@@ -503,8 +503,14 @@ impl ModelConfig {
         let kv = width / heads * float(self.kv_heads);
         let linear = layers * (2.0 * width * width + 2.0 * width * kv + 3.0 * width * ffn);
         let embeddings = if self.tied { 1.0 } else { 2.0 } * float(vocabulary) * width;
-        // Norms count for little, connections between streams do not count.
-        let weights = linear + embeddings + layers * (3.0 * width + ffn) + width;
+        let streams = float(self.hyper_connections);
+        // Of each half of a block: numbers for every permutation of the streams, and for reading and writing each.
+        let connections = match self.hyper_connections {
+            1 => 0.0,
+            n => 2.0 * layers * streams * width * (float((1..=n).product()) + 2.0 * streams),
+        };
+        // Norms: before both halves and before both products that end them.
+        let weights = linear + embeddings + connections + layers * (3.0 * width + ffn) + width;
         Memory::of_decoder(&DecoderSizes {
             weights,
             ternary: if ternary { linear } else { 0.0 },
@@ -512,7 +518,7 @@ impl ModelConfig {
             seq_len: float(context),
             batch: (float(batch.0), float(batch.1)),
             layers,
-            streams: float(self.hyper_connections),
+            streams,
             width,
             heads: (heads, width, width + 2.0 * kv),
             ffn: (ffn, 2.0),
