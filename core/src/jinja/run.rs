@@ -394,7 +394,6 @@ impl<'p> Run<'p> {
         let repeated = &program.loops[at];
         let items = self.wanted(repeated, items)?;
         let (count, here) = (items.len(), self.loops.len());
-        self.charge_items(count)?;
         self.loops.push(Loop { items, index: 0, depth, of: (at, self.scope), changed: None });
         // As in jinja2, a loop whose every turn was cut short by `break` or `continue` counts as one without items.
         let mut complete = false;
