@@ -108,6 +108,7 @@ fn of_gguf(error: &GgufError) -> ErrorKind {
         | E::TooManyKeys { .. }
         | E::TooManyTensors { .. }
         | E::StringTooLong { .. }
+        | E::InvalidUtf8 { .. }
         | E::EmptyName { .. }
         | E::DuplicateKey { .. }
         | E::UnknownValueType { .. }

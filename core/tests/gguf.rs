@@ -150,6 +150,10 @@ refused! {
     string_too_long: Raw::head(3, 0, 1).string("k").u32(8).u64(u64::MAX).data(1, 100)
         => GgufError::StringTooLong { length: u64::MAX, what, .. } if what.contains("`k`"),
     tensor_name_too_long: Raw::head(3, 1, 0).u64(1 << 20).data(1, 100) => GgufError::StringTooLong { .. },
+    key_not_utf8: Raw::head(3, 0, 1).u64(2).bytes(&[0xff, 0xfe]).u32(0).bytes(&[0])
+        => GgufError::InvalidUtf8 { offset: 32, .. },
+    tensor_name_not_utf8: Raw::head(3, 1, 0).u64(1).bytes(&[0x80]).u32(1).u64(1).u32(0).u64(0).data(32, 4)
+        => GgufError::InvalidUtf8 { offset: 32, .. },
     empty_key: Raw::head(3, 0, 1).string("").u32(4).u32(0).bytes(&[0; 8]) => GgufError::EmptyName { offset: 24, .. },
     empty_tensor_name: Raw::head(3, 1, 0).tensor("", &[1], 0, 0).data(32, 4) => GgufError::EmptyName { .. },
     duplicate_key: Raw::head(3, 0, 2).string("k").u32(4).u32(0).string("k").u32(4).u32(0)
@@ -285,11 +289,7 @@ fn the_writer_holds_to_what_was_declared() {
 #[test]
 fn strings_that_are_not_utf8_keep_their_bytes() {
     let latin = b"Mod\xe8le";
-    let raw = Raw::head(3, 1, 3)
-        .u64(2)
-        .bytes(&[0xff, 0xfe])
-        .u32(0)
-        .bytes(&[1])
+    let raw = Raw::head(3, 1, 2)
         .string("general.name")
         .u32(8)
         .u64(6)
@@ -301,11 +301,9 @@ fn strings_that_are_not_utf8_keep_their_bytes() {
         .u64(1)
         .bytes(&[0xe4])
         .u64(1)
-        .bytes(&[0xe5])
-        .u64(1)
-        .bytes(&[0x80]);
+        .bytes(&[0xe5]);
     let end = raw.0.len();
-    let raw = raw.u32(1).u64(1).u32(0).u64(0).data(32, 32);
+    let raw = raw.tensor("t", &[1], 0, 0).data(32, 4);
     let gguf = Gguf::parse(&raw.0).unwrap();
     assert_eq!(format!("{:?}", stream(&raw.0, None, 1).unwrap().0), format!("{:?}", gguf.header()));
     let metadata = &gguf.header().metadata;
@@ -313,7 +311,7 @@ fn strings_that_are_not_utf8_keep_their_bytes() {
     assert_eq!((&*string_bytes(name), &*readable(name)), (latin.as_slice(), "Mod\u{FFFD}le"));
     let tokens = metadata.strings("tokenizer.ggml.tokens").unwrap();
     assert_eq!(tokens.iter().map(|token| string_bytes(token).into_owned()).collect::<Vec<_>>(), [[0xe4], [0xe5]]);
-    // A copy has the same bytes, in names of keys and tensors too.
+    // A copy has the same bytes.
     let info = &gguf.header().tensors[0];
     let copied = write(metadata, &[(decl(&info.name, &info.dims, 4), vec![7; 4])]);
     assert_eq!(copied[..end], raw.0[..end]);

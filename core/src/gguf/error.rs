@@ -66,6 +66,16 @@ pub enum GgufError {
         /// The limit.
         limit: u64,
     },
+    /// A key or tensor name that is not UTF-8. Other strings may be anything; see [`string_bytes`](super::string_bytes).
+    #[error(
+        "{what} at byte {offset} is not valid UTF-8; the file is damaged or was written by a faulty tool, download it again"
+    )]
+    InvalidUtf8 {
+        /// Which name.
+        what: String,
+        /// Where it begins.
+        offset: u64,
+    },
     /// A key or tensor name without characters.
     #[error("{what} at byte {offset} is empty; the file is damaged")]
     EmptyName {

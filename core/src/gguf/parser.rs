@@ -220,7 +220,7 @@ impl Parser {
                 Ok(Some(self.next_record()))
             }
             State::Key => {
-                let key = string(atom, self.position, self.bytes_left(), MAX_NAME_BYTES, || "a metadata key".into())?;
+                let key = name(atom, self.position, self.bytes_left(), || "a metadata key".into())?;
                 if key.is_empty() {
                     return Err(GgufError::EmptyName { what: "a metadata key".into(), offset: self.position }.into());
                 }
@@ -280,7 +280,7 @@ impl Parser {
                 self.items(key, stack).map(Some)
             }
             State::TensorName => {
-                let name = string(atom, self.position, self.bytes_left(), MAX_NAME_BYTES, || "a tensor's name".into())?;
+                let name = name(atom, self.position, self.bytes_left(), || "a tensor's name".into())?;
                 if name.is_empty() {
                     return Err(GgufError::EmptyName { what: "a tensor's name".into(), offset: self.position }.into());
                 }
@@ -431,6 +431,26 @@ fn string(
     limit: u64,
     what: impl Fn() -> String,
 ) -> Result<String, Stop> {
+    string_bytes(atom, position, left, limit, what).map(|(_, bytes)| text::from_bytes(bytes))
+}
+
+/// A key or a tensor's name. These are looked up and shown, and one that is not UTF-8 is a sign of damage.
+fn name(atom: &mut Atom<'_>, position: u64, left: Option<u64>, what: impl Fn() -> String) -> Result<String, Stop> {
+    let (offset, bytes) = string_bytes(atom, position, left, MAX_NAME_BYTES, &what)?;
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(GgufError::InvalidUtf8 { what: what(), offset }.into()),
+    }
+}
+
+/// Where the bytes of a string begin in the file, and these.
+fn string_bytes<'a>(
+    atom: &mut Atom<'a>,
+    position: u64,
+    left: Option<u64>,
+    limit: u64,
+    what: impl Fn() -> String,
+) -> Result<(u64, &'a [u8]), Stop> {
     let offset = position + atom.taken as u64;
     let length = atom.u64()?;
     if length > limit {
@@ -442,7 +462,8 @@ fn string(
         let (offset, needed) = (position + left, end - left);
         return Err(GgufError::Truncated { what: what(), offset, needed }.into());
     }
-    atom.take(length as usize).map(text::from_bytes)
+    let start = position + atom.taken as u64;
+    Ok((start, atom.take(length as usize)?))
 }
 
 /// An array's item type and count.

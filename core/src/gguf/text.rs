@@ -1,6 +1,6 @@
 //! Strings of a file that are not UTF-8.
 //!
-//! GGUF says that strings are UTF-8, and some files hold others: names in another encoding, tokens that are parts of characters.
+//! GGUF says that strings are UTF-8, and some files hold other values: names in another encoding, tokens that are parts of characters.
 //! Their bytes are kept within Rust's strings: after [`MARK`] a byte that is no part of a character is the character U+10FF00
 //! plus the byte, at the end of the last private-use plane. A copy of the file has the same bytes again.
 

@@ -4,7 +4,7 @@
 //! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`) and SentencePiece BPE (`llama`), as llama.cpp reads them; other
 //! kinds are refused by name. The vocabulary is untrusted: every malformation is a [`TokenizerError`], what can be lived
 //! with is in [`Tokenizer::warnings`]. This module does not run models and knows no chat templates (see
-//! [`generate::chat`](crate::generate::chat)). Of Unicode's normal forms it knows NFC: the tokenizers of the Qwen families bring
+//! [`generate::chat`](crate::generate::chat)). Of Unicode's normal forms it knows NFC: the tokenizers of Qwen 2 and 3 bring
 //! texts into it, as `transformers` does and llama.cpp does not.
 
 mod bpe;

@@ -200,7 +200,7 @@ impl Splitter {
 /// multiple of three, at its end never.
 fn threes(text: &str, start: usize, end: usize) -> impl Iterator<Item = usize> {
     let count = text[start..end].chars().count();
-    let from_the_end = move |&(at, _): &(usize, (usize, char))| (count - at) % 3 == 0;
+    let from_the_end = move |&(at, _): &(usize, (usize, char))| (count - at).is_multiple_of(3);
     text[start..end].char_indices().enumerate().filter(from_the_end).map(move |(_, (at, _))| start + at)
 }
 

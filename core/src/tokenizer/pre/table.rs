@@ -147,7 +147,6 @@ pub(super) static TABLE: &[&Row] = &[
             ),
             Then::ReleaseUnlessNewline,
         )],
-        nfc: true,
         ..PLAIN
     },
     &Row { names: &["falcon"], cuts: &[(r"[\p{P}\$\+<=>\^~\|`]+", Then::Keep), GPT2, THREE_DIGITS], ..PLAIN },
@@ -269,7 +268,7 @@ pub(super) static TABLE: &[&Row] = &[
     &Row {
         names: &["youtu"],
         cuts: &[
-            (concat!(r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-\x{303F}︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\x{3040}-ゟ゠-ヿ]+"), Then::Keep),
+            (r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-\x{303F}︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\x{3040}-ゟ゠-ヿ]+", Then::Keep),
             o200k!(r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?", r"\p{N}"),
         ],
         ignore_merges: true,
