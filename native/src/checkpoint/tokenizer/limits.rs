@@ -78,7 +78,7 @@ fn note_normalizer(normalizer: &Value, byte_level: bool, notes: &mut Vec<String>
         _ => false,
     };
     let lost: Vec<String> =
-        steps(normalizer, "normalizers").iter().filter(|step| !is_said(step)).map(|step| name_of(step)).collect();
+        steps(normalizer, "normalizers").iter().filter(|step| !is_said(step)).map(name_of).collect();
     if lost.is_empty() {
         return false;
     }
