@@ -100,8 +100,7 @@ fn shell_lines(page: &str) -> Vec<String> {
 fn commands(line: &str) -> Vec<Vec<String>> {
     let (mut commands, mut words, mut word) = (Vec::new(), Vec::new(), None::<String>);
     let mut quote = None;
-    let mut characters = line.chars().peekable();
-    while let Some(c) = characters.next() {
+    for c in line.chars() {
         match (quote, c) {
             (Some(open), c) if c == open => quote = None,
             (Some(_), c) => word.get_or_insert_default().push(c),

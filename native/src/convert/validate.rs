@@ -16,6 +16,7 @@ use super::weights::Tensor;
 use crate::checkpoint::plan::Account;
 use crate::engine;
 use crate::source::Source;
+use crate::ui::progress::Progress;
 
 /// Tokens of the forward pass.
 const TOKENS: usize = 16;
@@ -77,6 +78,8 @@ pub fn validate(
             account.read
         );
     }
+    let mut progress = Progress::bytes("comparing", Some(tensors.iter().map(Tensor::bytes).sum()));
+    let mut compared = 0;
     for (((info, bytes), found), (tensor, done)) in source.tensors().zip(formats).zip(tensors.iter().zip(done)) {
         let written = Tensor::of_gguf(&source, info, found?.format, bytes);
         if written.name != tensor.name || written.dims != tensor.dims {
@@ -112,7 +115,10 @@ pub fn validate(
         }
         tensor.release();
         written.release();
+        compared += tensor.bytes();
+        progress.set(compared);
     }
+    drop(progress);
     let model = engine::load(path, None, &Rayon).context("the written file does not load")?;
     let rows = source.header().tensor("token_embd.weight").map_or(1, |info| info.rows());
     let tokens: Vec<u32> = (0..TOKENS as u64).map(|i| ((i * 7919 + 3) % rows.max(1)) as u32).collect();
