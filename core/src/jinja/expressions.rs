@@ -114,8 +114,7 @@ impl Parser {
     ) -> Result<Expr, Syntax> {
         let first = part(self)?;
         let mut links = Vec::new();
-        loop {
-            let Some(operator) = operators.iter().find(|operator| self.skip_sign(operator.sign())) else { break };
+        while let Some(operator) = operators.iter().find(|operator| self.skip_sign(operator.sign())) {
             links.push((*operator, part(self)?));
         }
         Ok(if links.is_empty() { first } else { Expr::Arithmetic(Box::new(first), links) })
@@ -156,7 +155,10 @@ impl Parser {
         };
         let mut steps = Vec::new();
         self.postfix(&mut steps)?;
-        while filtered {
+        if !filtered {
+            return Ok(with_steps(value, steps));
+        }
+        loop {
             if self.skip_sign("|") {
                 steps.push(Step::Filter(self.filter()?));
             } else if self.skip_word("is") {
