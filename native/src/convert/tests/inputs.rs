@@ -148,7 +148,9 @@ fn what_no_model_needs_is_left_out_and_named() {
 #[test]
 fn names_that_wrappers_made_longer_mean_the_same_tensors() {
     let plain = tempfile::TempDir::new().unwrap();
-    let cases: [(&str, fn(&str) -> String, bool); 9] = [
+    /// What a wrapper makes of a name.
+    type Longer = fn(&str) -> String;
+    let cases: [(&str, Longer, bool); 9] = [
         ("qwen2", |name| format!("_orig_mod.{name}"), true),
         ("qwen2", |name| format!("module.{name}"), true),
         ("qwen2", |name| format!("base_model.model.{name}"), true),
