@@ -194,7 +194,7 @@ const steps = [
       const targets = readdirSync(join(root, 'fuzz', 'fuzz_targets')).map((file) => file.replace(/\.rs$/, ''));
       for (const name of targets) {
         const build = ['--manifest-path', manifest, '--release', '--target', host, '--target-dir', 'target/fuzz', '--bin', name];
-        await cargo(['run', ...build, '--', '-max_total_time=8', '-rss_limit_mb=2048', '-timeout=10'], env);
+        await cargo(['run', ...build, '--', '-max_total_time=8', '-rss_limit_mb=2048', '-timeout=30'], env);
       }
     },
   },
