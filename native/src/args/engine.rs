@@ -23,9 +23,9 @@ pub struct EngineArgs {
 }
 
 /// What to do where memory is short.
-#[derive(Debug, Clone, Copy, Default, Args)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Args)]
 pub struct MemoryArgs {
-    /// Load a model although it needs more memory than is available.
+    /// Go on although more memory is needed than is available.
     #[arg(long)]
     pub force: bool,
 }

@@ -127,10 +127,8 @@ fn print(rows: &[Row], group: usize, out: &mut Out) -> Result<()> {
     }
     writeln!(
         out,
-        "ternary weights with a scale for each {group} of a row, int8 activations; sterna {} on {}, {}",
-        crate::VERSION,
-        machine::cpu_name(),
-        text::timestamp(text::now())
+        "ternary weights with a scale for each {group} of a row, int8 activations\n{}",
+        text::provenance(&machine::cpu_name())
     )?;
     Ok(())
 }

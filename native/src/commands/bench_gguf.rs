@@ -148,14 +148,12 @@ fn print(rows: &[(File, Measured)], count: usize, settings: &Settings, out: &mut
     let kernel = rows.first().map_or("", |(_, measured)| measured.kernel.as_str());
     writeln!(
         out,
-        "\nmedians of {} runs of {} tokens at once and {} one by one, {} threads, {kernel}; sterna {} on {}, {}",
+        "\nmedians of {} runs of {} tokens at once and {} one by one, {} threads, {kernel}\n{}",
         settings.repetitions,
         settings.prompt,
         settings.generated,
         settings.threads,
-        crate::VERSION,
-        machine::cpu_name(),
-        text::timestamp(text::now())
+        text::provenance(&machine::cpu_name())
     )?;
     if rows.iter().any(|(_, measured)| measured.peak_resident_bytes.is_none()) {
         message::note("this system does not tell a process how much memory it had resident at most; that is left out");

@@ -88,9 +88,6 @@ pub struct BenchModelArgs {
     /// Sequences of a batch in training.
     #[arg(long, value_name = "N", requires = "run_qat", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub batch_size: Option<usize>,
-    /// Train even where the machine seems to have too little memory.
-    #[arg(long, requires = "run_qat")]
-    pub force: bool,
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
     pub kernel: Option<String>,
@@ -267,7 +264,7 @@ fn train(args: &BenchModelArgs, settings: &Settings, text: &str, evaluation: &st
         learning_rate: args.learning_rate,
         seq_len: args.seq_len,
         batch_size: args.batch_size,
-        force: args.force,
+        force: args.memory.force,
     };
     let trained = model::train(settings, &training, text, evaluation);
     // A run in a temporary folder ends with the command.
@@ -310,12 +307,10 @@ fn print(report: &Report, args: &BenchModelArgs, out: &mut Out) -> Result<()> {
     }
     writeln!(
         out,
-        "\n{} on {}; sterna {} on {}, {}",
+        "\n{} on {}\n{}",
         text::plain(&report.model_id, 120),
         text::plain(&report.dataset, 120),
-        crate::VERSION,
-        machine::cpu_name(),
-        text::timestamp(text::now())
+        text::provenance(&machine::cpu_name())
     )?;
     Ok(())
 }

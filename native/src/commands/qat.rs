@@ -104,7 +104,7 @@ pub fn run(args: &QatArgs, out: &mut Out) -> Result<()> {
     };
     let run = Run::new(&args.run, "sterna qat", FinetuneConfig::default(), |config| args.apply(config), name)?;
     let (source, data) = (run.config.source.display().to_string(), run.config.text.display().to_string());
-    let task = FinetuneTask::new(run.config.clone(), &admit(args.run.force))
+    let task = FinetuneTask::new(run.config.clone(), &admit(args.run.memory.force))
         .map_err(|error| error.context(format!("cannot train {source} on {data}")))?;
     let (training, held_out) = task.tokens();
     message::line(&format!("{} parameters, of {source}", text::thousands(task.parameters().count() as u64)));

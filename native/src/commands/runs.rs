@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::args::MemoryArgs;
 use crate::train::checkpoint;
 use crate::train::run_dir::RunDir;
 use crate::train::schedule::Decay;
@@ -87,9 +88,9 @@ pub struct RunOptions {
     /// Where it runs: the CPU, which auto means too.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
-    /// Begin even where the machine seems to have too little memory.
-    #[arg(long)]
-    pub force: bool,
+    /// What to do where memory is short.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Print the outcome as JSON.
     #[arg(long)]
     pub json: bool,

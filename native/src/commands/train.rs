@@ -179,7 +179,7 @@ fn language_model(
     let run = Run::new(&options.run, "sterna train", default, apply, |config: &TextConfig| {
         given.clone().or_else(|| stem(&config.text))
     })?;
-    let task = TextTask::open(run.config.clone(), &admit(options.run.force))?;
+    let task = TextTask::open(run.config.clone(), &admit(options.run.memory.force))?;
     let (training, held_out) = task.tokens();
     let thousands = |n: usize| text::thousands(n as u64);
     message::line(&format!(
@@ -212,7 +212,7 @@ fn image(options: &ImageOptions, set: Option<images::DataSet>, out: &mut Out) ->
     let name = |config: &ImagesConfig| Some(set.unwrap_or(config.data).name().to_owned());
     let run = Run::new(&options.run, "sterna train", default, apply, name)?;
     let dir = data::locate(run.config.data.name(), run.config.run.data_dir.as_deref())?;
-    let task = ImageTask::from_folder(run.config.clone(), &dir, &admit(options.run.force))
+    let task = ImageTask::from_folder(run.config.clone(), &dir, &admit(options.run.memory.force))
         .with_context(|| format!("cannot train on {}", dir.display()))?;
     let (weights, parameters) = (task.net().weights() as u64, task.parameters().count() as u64);
     message::line(&format!(

@@ -239,13 +239,7 @@ impl<'a> Report<'a> {
                 if let Some((done, count)) = partial {
                     writeln!(self.out, "\npartial: {done} of {count} tests")?;
                 }
-                writeln!(
-                    self.out,
-                    "\nsterna {} on {}, {}",
-                    crate::VERSION,
-                    self.subject.cpu_info,
-                    text::timestamp(text::now())
-                )
+                writeln!(self.out, "\n{}", text::provenance(&self.subject.cpu_info))
             }
             (Output::Csv | Output::Jsonl, _) => Ok(()),
         }?;

@@ -61,6 +61,11 @@ pub fn resized(before: u64, after: u64) -> String {
     }
 }
 
+/// Who measured, where and when: two lines for the end of a report.
+pub fn provenance(cpu: &str) -> String {
+    format!("sterna {}\n{cpu}, {}", crate::VERSION, timestamp(now()))
+}
+
 /// Seconds since 1970 as a date in UTC: `2026-11-20T04:08:20Z`.
 pub fn timestamp(seconds: u64) -> String {
     let (y, m, d) = civil(seconds / 86_400);

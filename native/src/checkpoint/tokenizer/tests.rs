@@ -230,8 +230,18 @@ fn padding_beyond_the_embedding_is_left_out() {
     };
     let (metadata, notes) = written("qwen2", add(&["[PAD]"]), &[]);
     assert_eq!(metadata.strings("tokenizer.ggml.tokens").unwrap().len(), 320);
-    assert!(only(&notes).contains("\"[PAD]\" is left out"), "{notes:?}");
-    let caught = std::panic::catch_unwind(|| written("qwen2", add(&["[PAD]", "<|new|>"]), &[]));
+    assert!(only(&notes).ends_with("left out: \"[PAD]\" (320)"), "{notes:?}");
+    let (metadata, notes) = written("qwen2", add(&["[PAD]", "<|new|>"]), &[]);
+    assert_eq!(metadata.strings("tokenizer.ggml.tokens").unwrap().len(), 320);
+    assert!(only(&notes).ends_with("left out: \"[PAD]\" (320), \"<|new|>\" (321)"), "{notes:?}");
+    // A vocabulary that has words beyond the embedding is another model's.
+    let caught = std::panic::catch_unwind(|| {
+        let more = |json: &mut Value| {
+            add(&[])(json);
+            json["model"]["vocab"]["zebra"] = 320.into();
+        };
+        written("qwen2", more, &[])
+    });
     let message = *caught.unwrap_err().downcast::<String>().unwrap();
-    assert!(message.contains("none for \"<|new|>\""), "{message}");
+    assert!(message.contains("none for \"zebra\""), "{message}");
 }
