@@ -63,7 +63,7 @@ const RULES: [(&str, Rule); 13] = [
 /// Programs of others that the documentation calls: these lines are theirs to check.
 const OTHERS: [&str; 4] = ["cargo", "npm", "pip", "python"];
 /// Flags of others that the text names.
-const THEIR_FLAGS: [&str; 3] = ["--release", "--no-deps", "--no-binary"];
+const THEIR_FLAGS: [&str; 4] = ["--release", "--no-deps", "--no-binary", "--merge"];
 
 /// Folder and files of the repository.
 fn root() -> PathBuf {

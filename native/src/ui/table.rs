@@ -99,6 +99,13 @@ fn within(
     let named = columns.iter().take_while(|column| column.align == Align::Left).count().max(1);
     let lead =
         (1..=named.min(columns.len())).rev().find(|&n| n == 1 || 2 * total(&columns[..n]) <= screen).unwrap_or(0);
+    if total(&columns) > screen {
+        // A column of a later table stands beside those that name the rows.
+        let beside = screen.saturating_sub(total(&columns[..lead]) + GAP);
+        for column in columns.iter_mut().skip(lead).filter(|column| column.align == Align::Left) {
+            column.width = column.width.min(beside.max(column.least()));
+        }
+    }
     let mut begin = 0;
     while begin < columns.len() {
         let led = if begin == 0 { 0 } else { lead };
