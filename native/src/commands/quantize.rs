@@ -8,7 +8,7 @@ use sterna_core::formats::Format;
 
 use super::convert::{RoundingArgs, finish, format_of, within};
 use crate::Out;
-use crate::convert::{self, FORMATS, Options, file_type};
+use crate::convert::{self, FORMATS, Options};
 use crate::ui::message;
 
 /// Bring a GGUF into another format, without loss between ternary ones where their groups allow.
@@ -68,11 +68,12 @@ pub struct DequantizeArgs {
 
 /// A format by its name, or by the number that llama-quantize has for it.
 fn type_of(text: &str) -> Result<Format, String> {
-    let by_number = |number: u32| FORMATS.into_iter().find(|&format| file_type(format) == Some(number));
+    // The number of I2_S is bitnet.cpp's; llama-quantize means Q1_0 by it.
+    let theirs = || FORMATS.into_iter().filter(|&format| format != Format::I2_S);
+    let by_number = |number: u32| theirs().find(|format| format.file_type() == Some(number));
     match text.parse::<u32>() {
         Ok(number) => by_number(number).ok_or_else(|| {
-            let numbers =
-                FORMATS.into_iter().filter_map(|format| Some(format!("{} {}", file_type(format)?, format.name())));
+            let numbers = theirs().filter_map(|format| Some(format!("{} {}", format.file_type()?, format.name())));
             format!("{number} is no type that can be written; known: {}", numbers.collect::<Vec<_>>().join(", "))
         }),
         Err(_) => format_of(text),
@@ -121,4 +122,19 @@ pub fn run_dequantize(args: &DequantizeArgs, out: &mut Out) -> Result<()> {
     };
     let report = within(args.threads, || convert::from_gguf(&args.input, &args.output, &options))?;
     finish(&report, &options, args.json, None, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_llama_quantize() {
+        for (number, format) in [("0", Format::F32), ("37", Format::TQ2_0), ("40", Format::Q1_0), ("41", Format::Q2_0)]
+        {
+            assert_eq!(type_of(number), Ok(format));
+        }
+        assert_eq!(type_of("i2_s"), Ok(Format::I2_S));
+        assert!(type_of("15").unwrap_err().contains("37 TQ2_0"));
+    }
 }

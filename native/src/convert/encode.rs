@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde::Serialize;
-use sterna_core::formats::Format;
 use sterna_core::formats::half::{f16_is_bad, f16_to_f32, f32_to_f16};
+use sterna_core::formats::{Codes, Format};
 use sterna_core::ternary::{Granularity, Method, RowEncoder, Rule, Scale, mean_magnitude};
 
 use super::weights::Tensor;
@@ -384,8 +384,8 @@ fn magnitude(weights: &[f32], twice: bool) -> Option<f32> {
 /// Whether a tensor is ternary in the groups of a format.
 fn detect(tensor: &Tensor<'_>, format: Format, stop: Stop<'_>) -> Result<Option<Levels>> {
     let (cols, group) = (tensor.cols, format.group().unwrap_or(tensor.cols));
-    let twice = !matches!(format, Format::TQ1_0 | Format::PTQ1_0 | Format::Q1_0);
-    let signs = format == Format::Q1_0;
+    let twice = format.codes() == Some(Codes::TwoBits);
+    let signs = format.codes() == Some(Codes::Signs);
     let rows = (TASK / cols).max(1);
     let failed = AtomicBool::new(false);
     let look = |first: usize, n: usize| -> Result<Option<Levels>> {
@@ -444,7 +444,7 @@ fn joined(a: Option<f32>, b: Option<f32>) -> Option<f32> {
 fn keep(tensor: &Tensor<'_>, format: Format, levels: Levels, stop: Stop<'_>) -> Result<Encoded> {
     let cols = tensor.cols;
     let group = format.group().unwrap_or(cols);
-    let twice = !matches!(format, Format::TQ1_0 | Format::PTQ1_0 | Format::Q1_0);
+    let twice = format.codes() == Some(Codes::TwoBits);
     let encoder = RowEncoder::new(format, cols, group, format == Format::Q1_0);
     let f32_scale = format == Format::I2_S;
     let (mut bytes, sums) = by_rows(tensor, format, &Dtype::F32, stop, |weights, out, stored| {

@@ -341,7 +341,7 @@ fn describe(metadata: &mut Metadata, tensors: &[Tensor<'_>], choices: &[Choice])
         }
     }
     let main = counts.iter().max_by_key(|(_, elements)| *elements).map(|(format, _)| *format);
-    let file_type = main.and_then(file_type);
+    let file_type = main.and_then(Format::file_type);
     // In this order, whatever was there before.
     metadata.remove("general.file_type");
     metadata.remove("general.quantization_version");
@@ -349,22 +349,6 @@ fn describe(metadata: &mut Metadata, tensors: &[Tensor<'_>], choices: &[Choice])
         metadata.insert("general.file_type", file_type);
     }
     metadata.insert("general.quantization_version", 2u32);
-}
-
-/// The number that stands for a model whose weights are mostly of this format, in `general.file_type` and as llama-quantize takes
-/// it; of I2_S as bitnet.cpp gives it.
-pub fn file_type(format: Format) -> Option<u32> {
-    match format {
-        Format::F32 => Some(0),
-        Format::F16 => Some(1),
-        Format::Q8_0 => Some(7),
-        Format::BF16 => Some(32),
-        Format::TQ1_0 => Some(36),
-        Format::TQ2_0 => Some(37),
-        Format::Q1_0 | Format::I2_S => Some(40),
-        Format::Q2_0 => Some(41),
-        _ => None,
-    }
 }
 
 /// Refuses now what could not be run later.
