@@ -14,7 +14,7 @@ use crate::ui::progress::HubProgress;
 /// Which model.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ModelArgs {
-    /// The model: a GGUF file (of a sharded one any part), a folder with one in it, USER/REPO[:QUANT] on the Hugging Face hub, or
+    /// The model: a GGUF file (of a sharded one any part), a folder with one in it, USER/REPO or USER/REPO:QUANT on the Hugging Face hub, or
     /// the address of a file or of a hub's page.
     #[arg(value_name = "MODEL")]
     pub file: Option<PathBuf>,

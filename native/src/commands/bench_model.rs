@@ -77,8 +77,8 @@ pub struct BenchModelArgs {
     /// Its peak learning rate, above 0.
     #[arg(long, value_name = "X", default_value_t = Training::default().learning_rate, allow_negative_numbers = true)]
     pub learning_rate: f32,
-    /// The part that is trained on: a share of the text, at its beginning, or a slice of a split's lines or documents, as 'train[:20]'
-    /// or 'train[10%:50%]'. All is measured on what follows it, or on the split test of a folder. By default 0.9 with --run-qat,
+    /// The part that is trained on: a share of the text, at its beginning, or a slice of a split's lines or documents, as `train[:20]`
+    /// or `train[10%:50%]`. All is measured on what follows it, or on the split test of a folder. By default 0.9 with --run-qat,
     /// else 0.
     #[arg(long, value_name = "SPLIT", allow_negative_numbers = true)]
     pub train_split: Option<Split>,

@@ -43,7 +43,7 @@ pub struct QatArgs {
     /// Of a folder with several data sets, the folder in it that is meant.
     #[arg(long, value_name = "NAME")]
     pub dataset_config_name: Option<String>,
-    /// The part that is trained on: a share, as 0.8, or a slice of a split's lines or documents, as 'train[:20]' or 'train[10%:50%]'.
+    /// The part that is trained on: a share, as 0.8, or a slice of a split's lines or documents, as `train[:20]` or `train[10%:50%]`.
     /// What is not trained on is measured, instead of --held-out.
     #[arg(long, value_name = "SPLIT", conflicts_with = "held_out")]
     pub train_split: Option<Split>,

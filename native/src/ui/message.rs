@@ -1,6 +1,6 @@
 //! What is said beside a command's results, on stderr: errors, warnings, notes, and the details that `--verbose` adds.
 //!
-//! Every line goes through [`line`], which keeps it apart from a progress bar that is on the screen. The first word is
+//! Every line goes through [`line()`], which keeps it apart from a progress bar that is on the screen. The first word is
 //! coloured where stderr is a terminal and `NO_COLOR` is unset.
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! Chat templates: messages to the one text that a model was trained to continue.
 //!
-//! Templates are Jinja programs that come inside model files, so they are untrusted; [`jinja`](crate::jinja) runs them
+//! Templates are Jinja programs that come inside model files, so they are untrusted; the module `jinja` runs them
 //! as the transformers library does, and limits what they take. This module gives them messages and what else they
 //! ask for. It does not turn text into ids, and it has no clock: the caller says what time it is.
 
