@@ -100,14 +100,14 @@ pub(crate) fn token_blocks(n: usize) -> impl Iterator<Item = (usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{QuantizedRows, token_blocks};
+    use super::token_blocks;
 
     #[cfg(panic = "unwind")] // elsewhere a panic ends the tests
     #[test]
     #[should_panic(expected = "activations that can be addressed")]
     fn more_activations_than_can_be_addressed_are_refused() {
         // Multiplied without a check this is 0, and kernels would read beyond what is there.
-        QuantizedRows::default().reset(1 << (usize::BITS - 4), 16, 16);
+        super::QuantizedRows::default().reset(1 << (usize::BITS - 4), 16, 16);
     }
 
     #[test]

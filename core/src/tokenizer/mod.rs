@@ -34,7 +34,9 @@ use bpe::ByteLevel;
 use json::{Json, Parsed};
 use special::{Part, Specials};
 use spm::SentencePiece;
-use stream::{Pieces, Spelling};
+use stream::Pieces;
+#[cfg(feature = "tokenizer-json")]
+use stream::Spelling;
 use vocab::{Model, Raw, Vocab};
 
 /// The metadata key, a bool, by which a file says whether texts are brought into Unicode's NFC before they are cut into words.
