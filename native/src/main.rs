@@ -1,5 +1,5 @@
 //! `sterna`: the command line. Reads the arguments, runs the command, turns errors into messages and exit codes:
-//! 0 done, 1 failed, 2 wrong usage, 130 stopped with Ctrl-C.
+//! 0 done, 1 failed, 2 wrong usage, 130 stopped with Ctrl-C, SIGTERM or SIGHUP.
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -19,11 +19,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if interrupt::is_interrupted(&error) => {
-            message::line(&said(&error));
+            message::line(&message::said(&error));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
-            message::error(&said(&error));
+            message::error(&message::said(&error));
             ExitCode::FAILURE
         }
     }
@@ -34,16 +34,4 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe))
-}
-
-/// The error and its causes; a cause that the message above it quotes already is not said twice.
-fn said(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }

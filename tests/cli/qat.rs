@@ -162,10 +162,11 @@ fn flags_of_other_toolkits_are_understood_and_a_run_goes_on_without_settings() {
         .arg("--output-dir")
         .arg(&out);
     command.args("--train-split train[:300] --max-eval-tokens 20 --block-size 32 --batch-size 2 --steps 6".split(' '));
-    command.args(["--threshold", "0.45", "--device", "auto", "--json-output"]).arg(&report);
+    command.args(["--threshold", "0.45", "--temperature", "3", "--device", "auto", "--json-output"]).arg(&report);
     let assert = command.assert().success();
     let said = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
     assert!(said.contains("not of --seq-len 32, as --max-eval-tokens asks for no more"), "{said}");
+    assert!(said.contains("note: --temperature 3 has no effect without --distill"), "{said}");
     let outcome = json(&std::fs::read_to_string(&report).unwrap());
     assert_eq!(outcome["steps"], 6);
     let lines = std::fs::read_to_string(&plain).unwrap();
@@ -183,6 +184,17 @@ fn flags_of_other_toolkits_are_understood_and_a_run_goes_on_without_settings() {
         .assert()
         .code(1)
         .stderr(predicate::str::contains("distill was 0.0 there and is 0.5 here"));
+    // Another text is refused before anything is written.
+    let settings = std::fs::read(out.join("config.toml")).unwrap();
+    let other = dir.path().join("other.txt");
+    std::fs::write(&other, lines.replace("rose", "nose")).unwrap();
+    let words = ["--eval-text", other.to_str().unwrap()];
+    again(&[&["--resume"][..], &words].concat()).assert().code(1).stderr(predicate::str::contains(format!(
+        "the run has no --eval-text, and this command has --eval-text {}",
+        other.display()
+    )));
+    assert!(std::fs::read(out.join("config.toml")).unwrap() == settings);
+    again(&[&["--export-only"][..], &words].concat()).assert().code(1);
     let model = std::fs::read(out.join("model.gguf")).unwrap();
     std::fs::remove_file(out.join("model.gguf")).unwrap();
     assert_eq!(json(&stdout(&mut again(&["--export-only", "--json"])))["step"], 6);

@@ -199,10 +199,138 @@ fn a_folder_is_used_by_one_run_and_keeps_the_files_of_another() {
     // The lock went with the process; its checkpoint is there.
     train(&["--steps", "5"]).assert().code(1).stderr(predicate::str::contains("go on with --resume"));
     std::fs::remove_file(out.join("checkpoint.safetensors")).unwrap();
-    train(&["--steps", "5"])
-        .assert()
-        .code(1)
-        .stderr(predicate::str::contains("has files of another run (config.toml, log.jsonl)"));
+    // Without it nothing is left that was learned.
+    let said = predicate::str::contains("note:")
+        .and(predicate::str::contains("ended before its first checkpoint (log.jsonl"))
+        .and(predicate::str::contains("they are replaced"));
+    train(&["--steps", "5"]).assert().success().stderr(said);
+    assert_eq!(logged(&out), [5]);
+    // A model is.
+    std::fs::remove_file(out.join("checkpoint.safetensors")).unwrap();
+    train(&["--steps", "4"]).assert().code(1).stderr(predicate::str::contains("has files of another run (model.gguf"));
+}
+
+#[test]
+fn other_data_changes_nothing_in_the_folder_and_the_run_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let (text, out, other) = (text(&dir), dir.path().join("run"), dir.path().join("other.txt"));
+    std::fs::write(&other, std::fs::read_to_string(&text).unwrap().replace("rose", "nose")).unwrap();
+    let other = other.to_str().unwrap();
+    let mut command = sterna();
+    stdout(command.args(["train", "--text", &text, "--steps", "2", "--out"]).arg(&out).args(SHAPE));
+    let again = |words: &[&str]| {
+        let mut command = sterna();
+        command.arg("train").args(words).arg("--out").arg(&out);
+        command
+    };
+    let files = || ["config.toml", "log.jsonl", "model.gguf"].map(|name| std::fs::read(out.join(name)).unwrap());
+    let before = files();
+    for how in ["--resume", "--export-only"] {
+        let said = format!("the run has --text {text}, and this command has --text {other}; go on with --text {text}");
+        again(&[how, "--text", other]).assert().code(1).stderr(predicate::str::contains(said));
+        let said = format!("the run has no --also, and this command has --also {other}");
+        again(&[how, "--also", other]).assert().code(1).stderr(predicate::str::contains(said));
+        assert!(files() == before);
+    }
+    again(&["--export-only"]).assert().success();
+    again(&["--resume"]).assert().success();
+    // The same data under another name is the same.
+    let moved = dir.path().join("moved.txt");
+    std::fs::rename(&text, &moved).unwrap();
+    again(&["--resume", "--text", moved.to_str().unwrap()]).assert().success();
+    again(&["--resume"]).assert().success();
+    // Other commands do not read its settings as theirs.
+    for words in [&["mnist", "--resume"][..], &["fashion-mnist", "--export-only"]] {
+        let said = format!("trains a language model; go on with `sterna train {} --out {}`", words[1], out.display());
+        again(words).assert().code(1).stderr(predicate::str::contains(said));
+    }
+}
+
+#[test]
+fn heads_of_keys_and_values_are_as_many_as_heads_unless_given() {
+    let dir = TempDir::new().unwrap();
+    let (text, config) = (text(&dir), dir.path().join("c.toml"));
+    let train = |words: &str, out: &str| {
+        let mut command = sterna();
+        command.args(["train", "--text", &text, "--steps", "1", "--layers", "1", "--width", "256", "--ffn", "256"]);
+        command.args(["--seq-len", "8", "--batch-size", "1", "--out"]).arg(dir.path().join(out));
+        command.args(words.split_whitespace());
+        command
+    };
+    let settings = |out: &str| std::fs::read_to_string(dir.path().join(out).join("config.toml")).unwrap();
+    for (words, out, kv_heads) in [("--heads 2", "a", 2), ("--heads 8", "b", 8), ("--heads 8 --kv-heads 4", "c", 4)] {
+        train(words, out).assert().success();
+        assert!(settings(out).contains(&format!("kv_heads = {kv_heads}\n")), "{words}");
+    }
+    // Recorded settings mean what they say.
+    std::fs::write(&config, settings("c")).unwrap();
+    let with = format!("--config {}", config.display());
+    train(&with, "d").assert().success();
+    assert!(settings("d").contains("heads = 8\n") && settings("d").contains("kv_heads = 4\n"));
+    train("--heads 8 --resume", "c").assert().success();
+    let said = "2 heads of queries cannot share 4 heads of keys and values; give --kv-heads";
+    train(&format!("{with} --heads 2"), "e").assert().code(1).stderr(predicate::str::contains(said));
+}
+
+#[test]
+fn where_the_outcome_cannot_be_written_is_told_before_training() {
+    let dir = TempDir::new().unwrap();
+    let (text, out) = (text(&dir), dir.path().join("run"));
+    let train = |output: &std::path::Path| {
+        let mut command = sterna();
+        command.args(["train", "--text", &text, "--steps", "1", "--json-output"]).arg(output);
+        command.arg("--out").arg(&out).args(SHAPE);
+        command
+    };
+    for (output, said) in [
+        (dir.path().join("none/x.json"), "none is no folder; make it, or name another file"),
+        (dir.path().to_owned(), "is a folder; name a file in it"),
+        (std::path::PathBuf::from("/"), "is a folder; name a file in it"),
+    ] {
+        train(&output).assert().code(1).stderr(predicate::str::contains(said));
+    }
+    assert!(!out.exists());
+    // The run's own folder is made by then.
+    train(&out.join("report.json")).assert().success();
+    assert!(out.join("report.json").is_file());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_to_end_saves_as_ctrl_c_does_and_nohup_keeps_its_meaning() {
+    for (signal, first) in [("TERM", ""), ("HUP", ""), ("TERM", "trap '' HUP; ")] {
+        let dir = TempDir::new().unwrap();
+        let (text, out) = (text(&dir), dir.path().join("run"));
+        // No checkpoint but the last: the default is one in two minutes.
+        let config = dir.path().join("c.toml");
+        std::fs::write(&config, "[run]\nlog_every = 1\n").unwrap();
+        let mut command = std::process::Command::new("sh");
+        command.arg("-c").arg(format!("{first}exec \"$0\" \"$@\"")).arg(env!("CARGO_BIN_EXE_sterna"));
+        command.args(["train", "--text", &text, "--steps", "100000", "--config"]).arg(&config);
+        command.arg("--out").arg(&out).args(SHAPE).stderr(std::process::Stdio::piped());
+        let child = command.spawn().unwrap();
+        let kill = |signal: &str| {
+            let words = ["-s".to_owned(), signal.to_owned(), child.id().to_string()];
+            assert!(std::process::Command::new("kill").args(words).status().unwrap().success());
+        };
+        let reach = |steps: usize| {
+            let start = Instant::now();
+            while logged(&out).len() < steps {
+                assert!(start.elapsed() < Duration::from_secs(120), "{steps} steps take too long");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        reach(2);
+        if !first.is_empty() {
+            kill("HUP");
+            reach(logged(&out).len() + 3);
+        }
+        kill(signal);
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{signal}: {said}");
+        assert!(said.contains("are done and saved in") && out.join("checkpoint.safetensors").is_file(), "{said}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod engine;
 pub mod llama_cpp;
 mod model;
+mod output;
 mod prompt;
 mod ranges;
 mod sampling;
@@ -19,6 +20,7 @@ use crate::ui::message;
 
 pub use engine::{EngineArgs, MemoryArgs};
 pub use model::{CheckpointArgs, HubArgs, ModelArgs};
+pub use output::check_output;
 pub use prompt::{GenerateArgs, LimitArgs, PerfArgs, PromptArgs, piped, read_text};
 pub use ranges::Numbers;
 pub use sampling::SamplingArgs;

@@ -158,6 +158,9 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
     if args.run_qat && !args.rounding.keep.is_empty() {
         bail!("--keep goes not with --run-qat, which trains every linear layer; leave one of them out");
     }
+    if let Some(output) = &args.out {
+        crate::args::check_output(output, args.keep_files.as_deref())?;
+    }
     let text = data::text_file(&args.text, None)?;
     let parts = Parts::read(&text, args.dataset_config_name.as_deref(), &args.text_field, &train_split)?;
     let text = parts.evaluation.first(args.eval_texts);

@@ -168,6 +168,9 @@ pub fn run(args: &BenchQuantizationArgs, out: &mut Out) -> Result<()> {
     let sets = args.data()?;
     Setting("--threshold").share_below_one(args.threshold.unwrap_or(0.0))?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+    if let Some(output) = &args.json_output {
+        crate::args::check_output(output, None)?;
+    }
     let threads = args.threads.map_or_else(machine::cores, |threads| threads as usize);
     let (mut rows, mut configurations) = (Vec::new(), Vec::new());
     let ended = engine::with_threads(threads, |exec| -> Result<()> {

@@ -80,7 +80,7 @@ pub struct QatArgs {
     /// Follow the float model: the loss is (1 - WEIGHT) of the text's and WEIGHT of the divergence from its predictions.
     #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true)]
     pub distill: Option<f32>,
-    /// Temperature of both predictions in --distill; 1 if not given.
+    /// Temperature of both predictions in --distill, without which it has no effect; 1 if not given.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Those of every run.
@@ -93,11 +93,7 @@ pub struct QatArgs {
 /// # Errors
 /// If the checkpoint, the text, settings or the run's folder are not usable, training diverges, or Ctrl-C was pressed.
 pub fn run(args: &QatArgs, out: &mut Out) -> Result<()> {
-    if args.run.config.is_none()
-        && let Some(kind) = args.run.kind()?.filter(|&kind| kind != Kind::Checkpoint)
-    {
-        bail!("{}", kind.belongs_to(args.run.out.as_deref()));
-    }
+    args.run.goes_on_with(Kind::Checkpoint)?;
     let name = |config: &FinetuneConfig| {
         let source = args.source().unwrap_or(&config.source);
         (!source.as_os_str().is_empty()).then(|| format!("{}-qat", crate::convert::directory_name(source)))

@@ -130,19 +130,12 @@ impl Kind {
         }
     }
 
-    /// Which command goes on with such a run, for one that does not.
-    pub fn belongs_to(self, dir: Option<&Path>) -> String {
-        let dir = dir.map_or("DIR".into(), |dir| dir.display().to_string());
+    /// What such a run does, the command that does it, and what more is to be known of that.
+    fn told(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Checkpoint => {
-                format!("this run fine-tunes a checkpoint; go on with `sterna qat --resume --out {dir}`")
-            }
-            Self::Images => {
-                format!(
-                    "this run trains an image classifier; go on with `sterna train --resume --out {dir}`, without a text"
-                )
-            }
-            Self::Text => format!("this run trains a language model; go on with `sterna train --resume --out {dir}`"),
+            Self::Checkpoint => ("fine-tunes a checkpoint", "sterna qat", ""),
+            Self::Images => ("trains an image classifier", "sterna train", ", without a text"),
+            Self::Text => ("trains a language model", "sterna train", ""),
         }
     }
 }
@@ -197,6 +190,9 @@ impl<'a, C: Serialize + DeserializeOwned> Run<'a, C> {
         if let Some(dir) = &dir {
             dir.check(&config, going_on)?;
         }
+        if let Some(output) = &options.json_output {
+            crate::args::check_output(output, Some(&path))?;
+        }
         Ok(Self { options, command, config, path, dir })
     }
 
@@ -217,7 +213,7 @@ impl<'a, C: Serialize + DeserializeOwned> Run<'a, C> {
         let Self { options, command, config, path, dir } = self;
         let dir = dir.map_or_else(|| RunDir::create(&path), Ok)?;
         if options.export_only {
-            let progress = within(options.threads, || trainer::export(task, run, &dir))?;
+            let progress = within(options.threads, || trainer::export(task, run, &config, &dir))?;
             report_export(&dir, &progress, run, options, out)?;
             return Ok(None);
         }
@@ -300,6 +296,33 @@ impl RunOptions {
             Some(path) if self.resume || self.export_only => Ok(Some(Kind::of(&RunDir::open(path)?.saved()?.config))),
             _ => Ok(None),
         }
+    }
+
+    /// Makes sure that the run that is to go on is of this kind.
+    ///
+    /// # Errors
+    /// If it is not: which command goes on with it. If it cannot be read.
+    pub(super) fn goes_on_with(&self, kind: Kind) -> Result<()> {
+        if self.config.is_some() {
+            // Settings may leave out what would tell their kind; they are read as those of this one.
+            return Ok(());
+        }
+        match self.kind()? {
+            Some(found) if found != kind => bail!("{}", self.belongs_to(found)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which command goes on with a run of this kind, for one that does not.
+    pub(super) fn belongs_to(&self, kind: Kind) -> String {
+        let (does, command, more) = kind.told();
+        if let Some(path) = &self.config {
+            let path = path.display();
+            return format!("a run with the settings in {path} {does}; give them to `{command} --config {path}`{more}");
+        }
+        let dir = self.out.as_ref().map_or("DIR".into(), |dir| dir.display().to_string());
+        let how = if self.export_only { "--export-only" } else { "--resume" };
+        format!("this run {does}; go on with `{command} {how} --out {dir}`{more}")
     }
 
     /// Puts what was typed in its place.

@@ -75,7 +75,7 @@ pub struct TextOptions {
     /// Heads.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub heads: Option<usize>,
-    /// Heads of keys and values.
+    /// Heads of keys and values, a divisor of --heads; as many as --heads if not given.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<1>)]
     pub kv_heads: Option<usize>,
     /// Features inside the feed-forward layer.
@@ -116,7 +116,10 @@ pub struct ImageOptions {
 /// If settings, data or the run's folder are not usable, training diverges, or Ctrl-C was pressed.
 pub fn run(args: &TrainArgs, out: &mut Out) -> Result<()> {
     match &args.what {
-        Some(What::Shakespeare(options)) => language_model(options, None, shakespeare(), Some("shakespeare"), out),
+        Some(What::Shakespeare(options)) => {
+            options.run.goes_on_with(Kind::Text)?;
+            language_model(options, None, shakespeare(), Some("shakespeare"), out)
+        }
         Some(What::Mnist(options)) => image(options, Some(images::DataSet::Mnist), out),
         Some(What::FashionMnist(options)) => image(options, Some(images::DataSet::FashionMnist), out),
         None => match (&args.text, args.options.run.kind()?) {
@@ -130,7 +133,7 @@ pub fn run(args: &TrainArgs, out: &mut Out) -> Result<()> {
             (path, Some(Kind::Text) | None) => {
                 language_model(&args.options, path.as_deref(), TextConfig::default(), None, out)
             }
-            (_, Some(kind)) => bail!("{}", kind.belongs_to(args.options.run.out.as_deref())),
+            (_, Some(kind)) => bail!("{}", args.options.run.belongs_to(kind)),
         },
     }
 }
@@ -198,6 +201,7 @@ fn language_model(
 
 /// An image classifier; `set` is `None` where the run that goes on knows it.
 fn image(options: &ImageOptions, set: Option<images::DataSet>, out: &mut Out) -> Result<()> {
+    options.run.goes_on_with(Kind::Images)?;
     let apply = |config: &mut ImagesConfig| {
         if let Some(set) = set.filter(|&set| set != config.data) {
             bail!("the settings are for {}, not for {}", config.data.name(), set.name());
@@ -252,7 +256,9 @@ impl TextOptions {
         set(&mut config.model.layers, &self.layers);
         set(&mut config.model.width, &self.width);
         set(&mut config.model.heads, &self.heads);
-        set(&mut config.model.kv_heads, &self.kv_heads);
+        // A settings file and a run that goes on have both numbers.
+        let begun = self.run.config.is_some() || self.run.resume || self.run.export_only;
+        set(&mut config.model.kv_heads, &if begun { self.kv_heads } else { self.kv_heads.or(self.heads) });
         set(&mut config.model.ffn, &self.ffn);
         set(&mut config.model.dropout, &self.dropout);
         config.model.tied &= !self.untied;

@@ -256,6 +256,12 @@ impl FinetuneTask {
                 config.seq_len
             ));
         }
+        if config.distill == 0.0 && config.temperature != 1.0 {
+            notes.push(format!(
+                "--temperature {} has no effect without --distill; give --distill WEIGHT to follow the float model",
+                config.temperature
+            ));
+        }
         admit(&memory(&plan, &config, rounding.method.is_some()))?;
 
         let items: Vec<Item> = plan.items.into_iter().filter(|item| matches!(item.origin, Origin::Tensor(_))).collect();
@@ -273,7 +279,7 @@ impl FinetuneTask {
     pub fn run(&self, dir: &RunDir, resume: bool) -> Result<Outcome> {
         let settings = &self.config;
         let checkpoint = self.not_over_itself(dir)?;
-        dir.begin(settings, resume)?;
+        dir.begin(settings, self.data_digest().as_deref(), resume)?;
         let busy = interrupt::busy();
         let measure = |ternary: f32, what: &str| {
             let step = Step { index: 0, seed: settings.run.seed, ternary, training: false };

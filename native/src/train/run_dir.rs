@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::checkpoint::{self, Progress};
 use super::settings::{self, Difference};
@@ -136,39 +137,126 @@ impl RunDir {
                 "{} holds the checkpoint of an earlier run; go on with --resume, name another folder with --out, or delete it",
                 self.dir.display()
             ),
-            (false, false) => self.check_empty(&text_of(config)?),
+            (false, false) => self.check_empty(),
         }
     }
 
-    /// As [`RunDir::check`], and writes the settings into the folder.
+    /// As [`RunDir::check`] and, where a run goes on, [`RunDir::check_data`]; then writes the settings into the folder. Files of a run
+    /// that ended before its first checkpoint are replaced, and a note says so.
     ///
     /// # Errors
-    /// Those, and if they cannot be written.
-    pub fn begin<T: Serialize + DeserializeOwned>(&self, config: &T, resume: bool) -> Result<()> {
+    /// Those, before anything is written; and if the folder's files cannot be written.
+    pub fn begin<T: Serialize + DeserializeOwned>(&self, config: &T, data: Option<&str>, resume: bool) -> Result<()> {
         self.check(config, resume)?;
-        checkpoint::replace(&self.config(), text_of(config)?.as_bytes())
+        if resume {
+            self.check_data(&serde_json::to_value(config)?, data)?;
+        }
+        let settings = text_of(config)?;
+        if !resume {
+            self.clear(&settings)?;
+        }
+        checkpoint::replace(&self.config(), settings.as_bytes())
             .with_context(|| format!("cannot write {}", self.config().display()))
     }
 
-    /// Refuses a folder in which something would be overwritten. A run of the same settings that ended before its first checkpoint left
-    /// nothing to keep.
-    fn check_empty(&self, settings: &str) -> Result<()> {
+    /// Makes sure that the data with the digest `data`, which the settings `config` name, is what the run in the folder was trained on.
+    ///
+    /// # Errors
+    /// If it is not: what the run has and what was given.
+    pub fn check_data(&self, config: &Value, data: Option<&str>) -> Result<()> {
+        let saved = self.saved()?;
+        match (&saved.data, data) {
+            (Some(was), Some(is)) if was != is => {}
+            _ => return Ok(()),
+        }
+        let (mut has, mut given, mut same) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, flag) in DATA {
+            let [was, is] = [&saved.config, config].map(|settings| flags(flag, settings.pointer(key)));
+            match was == is {
+                true => same.extend(was),
+                false => {
+                    has.push(was.unwrap_or_else(|| format!("no {flag}")));
+                    given.push(is.unwrap_or_else(|| format!("no {flag}")));
+                }
+            }
+        }
+        let dir = self.dir.display();
+        if has.is_empty() {
+            bail!(
+                "the data is not what {dir} was trained on: a file has changed since ({}); name the file as it was, or begin another \
+                 run with another --out",
+                same.join(" ")
+            );
+        }
+        let (has, given) = (has.join(" "), given.join(" "));
+        bail!(
+            "the data is not what {dir} was trained on: the run has {has}, and this command has {given}; go on with {has}, or begin \
+             another run with another --out"
+        )
+    }
+
+    /// Deletes what a run left that ended before its first checkpoint, and says so. A fine-tuning of these very settings has
+    /// written its held-out text before it begins.
+    fn clear(&self, settings: &str) -> Result<()> {
+        let same = fs::read_to_string(self.config()).is_ok_and(|found| found == settings);
+        let mut old = vec![self.log(), self.plot()];
+        if !same {
+            old.extend([self.held_out(), self.config()]);
+        }
+        old.retain(|path| path.exists());
+        if old.is_empty() {
+            return Ok(());
+        }
+        message::note(&format!(
+            "{} has files of a run that ended before its first checkpoint ({}); nothing that was learned is in them, and they are \
+             replaced",
+            self.dir.display(),
+            names(&old)
+        ));
+        for path in &old {
+            fs::remove_file(path).with_context(|| format!("cannot delete {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a folder in which something would be overwritten. A run that ended before its first checkpoint left nothing to keep: it
+    /// is known by its settings, and by there being no results.
+    fn check_empty(&self) -> Result<()> {
         let results = [self.model(), self.exported()].into_iter();
         let course = [self.config(), self.log(), self.plot(), self.held_out()].into_iter();
-        let same = fs::read_to_string(self.config()).is_ok_and(|found| found == settings);
-        let found: Vec<_> = results.chain(course.filter(|_| !same)).filter(|path| path.exists()).collect();
+        let settings = fs::read_to_string(self.config()).ok().and_then(|text| toml::from_str::<Value>(&text).ok());
+        let ours = settings.is_some_and(|settings| settings.pointer("/run/schedule").is_some());
+        let found: Vec<_> = results.chain(course.filter(|_| !ours)).filter(|path| path.exists()).collect();
         if found.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> =
-            found.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect();
         bail!(
             "{} has files of another run ({}), but no checkpoint that this one could go on from; name another folder with --out, or \
              delete them",
             self.dir.display(),
-            names.join(", ")
+            names(&found)
         )
     }
+}
+
+/// Where settings name the data, and the flags for that.
+const DATA: [(&str, &str); 4] =
+    [("/text", "--text"), ("/also", "--also"), ("/eval_text", "--eval-text"), ("/run/data_dir", "--data-dir")];
+
+/// A setting as it is typed; `None` where there is none.
+fn flags(flag: &str, value: Option<&Value>) -> Option<String> {
+    let words: Vec<_> = match value? {
+        Value::Array(values) => values.iter().filter_map(Value::as_str).collect(),
+        value => value.as_str().into_iter().collect(),
+    };
+    let typed: Vec<_> = words.iter().map(|word| format!("{flag} {word}")).collect();
+    (!typed.is_empty()).then(|| typed.join(" "))
+}
+
+/// The names of files in the folder.
+fn names(paths: &[PathBuf]) -> String {
+    let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy()).collect();
+    names.join(", ")
 }
 
 fn nothing_to_resume(checkpoint: &Path) -> String {
@@ -249,18 +337,54 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path()).unwrap();
         let config = Settings::default();
-        run.begin(&config, false).unwrap();
-        // It ended before its first checkpoint.
+        run.begin(&config, None, false).unwrap();
+        // It ended before its first checkpoint: any other may begin.
         fs::write(run.log(), "{}\n").unwrap();
-        run.begin(&config, false).unwrap();
+        run.begin(&config, None, false).unwrap();
+        fs::write(run.log(), "{}\n").unwrap();
+        fs::write(run.held_out(), "a text").unwrap();
         let mut other = config.clone();
         other.run.seed = 2;
-        let error = run.begin(&other, false).unwrap_err().to_string();
-        assert!(error.contains("files of another run (config.toml, log.jsonl)"), "{error}");
+        run.begin(&other, None, false).unwrap();
+        assert!(!run.log().exists() && !run.held_out().exists());
+        assert!(fs::read_to_string(run.config()).unwrap().contains("seed = 2"));
         fs::write(run.model(), "a model").unwrap();
-        let error = run.begin(&config, false).unwrap_err().to_string();
+        let error = run.begin(&config, None, false).unwrap_err().to_string();
         assert!(error.contains("(model.gguf)"), "{error}");
         assert_eq!(fs::read_to_string(run.model()).unwrap(), "a model");
+        // Files that are no run's.
+        fs::remove_file(run.model()).unwrap();
+        fs::write(run.config(), "[server]\nport = 1\n").unwrap();
+        let error = run.begin(&config, None, false).unwrap_err().to_string();
+        assert!(error.contains("files of another run (config.toml)"), "{error}");
+        assert_eq!(fs::read_to_string(run.config()).unwrap(), "[server]\nport = 1\n");
+    }
+
+    #[test]
+    fn other_data_is_refused_by_name_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::create(dir.path()).unwrap();
+        let config = Settings::default();
+        run.begin(&config, Some("a"), false).unwrap();
+        let saved = serde_json::json!({"run": config.run, "text": "/a.txt", "also": ["/b.txt", "/c.txt"]});
+        let progress = Progress { config: saved, data: Some("a".into()), ..Progress::default() };
+        checkpoint::Checkpoint { progress, tensors: Default::default() }.write(&run.checkpoint()).unwrap();
+        let before = fs::read(run.config()).unwrap();
+        let mut moved = config.clone();
+        moved.run.eval_every = 7;
+        let error = run.begin(&moved, Some("b"), true).unwrap_err().to_string();
+        let has = "--text /a.txt --also /b.txt --also /c.txt";
+        let said = format!("the run has {has}, and this command has no --text no --also; go on with {has}, or");
+        assert!(error.contains(&said), "{error}");
+        assert_eq!(fs::read(run.config()).unwrap(), before);
+        run.begin(&moved, Some("a"), true).unwrap();
+        assert!(fs::read_to_string(run.config()).unwrap().contains("eval_every = 7"));
+        let given = serde_json::json!({"text": "/a.txt", "also": ["/b.txt", "/c.txt"], "eval_text": "/d.txt"});
+        let error = run.check_data(&given, Some("b")).unwrap_err().to_string();
+        assert!(error.contains("the run has no --eval-text, and this command has --eval-text /d.txt"), "{error}");
+        let given = serde_json::json!({"text": "/a.txt", "also": ["/b.txt", "/c.txt"]});
+        let error = run.check_data(&given, Some("b")).unwrap_err().to_string();
+        assert!(error.contains("a file has changed") && error.contains(has), "{error}");
     }
 
     #[test]
@@ -268,7 +392,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path()).unwrap();
         let config = Settings::default();
-        run.begin(&config, false).unwrap();
+        run.begin(&config, None, false).unwrap();
         let progress = Progress { config: serde_json::to_value(&config).unwrap(), ..Progress::default() };
         checkpoint::Checkpoint { progress, tensors: Default::default() }.write(&run.checkpoint()).unwrap();
         assert_eq!(run.settings::<Settings>().unwrap(), config);

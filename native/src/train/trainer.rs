@@ -22,6 +22,7 @@ use super::run_dir::RunDir;
 use super::settings::RunConfig;
 use super::tell::Teller;
 use crate::ui::interrupt::{self, Busy, Interrupted};
+use crate::ui::message;
 use crate::ui::progress::Progress;
 
 /// One step, or a measurement, as layers see it.
@@ -152,7 +153,7 @@ pub fn train<C: Serialize + DeserializeOwned>(
     dir: &RunDir,
     resume: bool,
 ) -> Result<Outcome> {
-    dir.begin(config, resume)?;
+    dir.begin(config, task.data_digest().as_deref(), resume)?;
     let mut session = Session::new(task, run, serde_json::to_value(config)?, dir, resume)?;
     session.train()?;
     let Session { progress, held_out, .. } = session;
@@ -168,8 +169,9 @@ pub fn train<C: Serialize + DeserializeOwned>(
 /// Writes the model of the checkpoint in the run's folder as it is, and says how far the run came.
 ///
 /// # Errors
-/// If there is no checkpoint that belongs to the task, or the model cannot be written.
-pub fn export(task: &dyn Task, run: &RunConfig, dir: &RunDir) -> Result<checkpoint::Progress> {
+/// If there is no checkpoint that belongs to the task and its data, or the model cannot be written.
+pub fn export(task: &dyn Task, run: &RunConfig, config: &impl Serialize, dir: &RunDir) -> Result<checkpoint::Progress> {
+    dir.check_data(&serde_json::to_value(config)?, task.data_digest().as_deref())?;
     let read = Checkpoint::read(&dir.checkpoint())?;
     restore(task, &read, dir)?;
     task.export(&dir.model(), &step_at(run, read.progress.step.saturating_sub(1), false))?;
@@ -299,7 +301,7 @@ impl<'a> Session<'a> {
         let grad_norm = self
             .optimizer
             .step(self.task.parameters(), &grads, lr, weight_decay)
-            .map_err(|error| anyhow::anyhow!(not_finite(&error.to_string(), index, self.dir)))?;
+            .map_err(|error| anyhow::anyhow!(not_finite(&message::said(&error), index, self.dir)))?;
         let pending = &mut self.progress.pending;
         pending.seconds += started.elapsed().as_secs_f64();
         pending.losses.push(value);
@@ -399,7 +401,7 @@ fn gradients(task: &dyn Task, step: &Step, dir: &RunDir, stop: &dyn Fn() -> bool
         }
         let mut loss = task.loss(step, part).map_err(|error| match sound(task.parameters()) {
             true => error,
-            false => anyhow::anyhow!(not_finite(&format!("{error:#}"), step.index, dir)),
+            false => anyhow::anyhow!(not_finite(&message::said(&error), step.index, dir)),
         })?;
         let value = loss.to_scalar::<f32>()?;
         if !value.is_finite() {
@@ -452,15 +454,6 @@ fn does_not_fit(dir: &RunDir) -> String {
 
 /// Sets a task to what a checkpoint holds of it.
 fn restore(task: &dyn Task, read: &Checkpoint, dir: &RunDir) -> Result<()> {
-    if let (Some(saved), Some(given)) = (&read.progress.data, task.data_digest())
-        && *saved != given
-    {
-        bail!(
-            "the data is not what {} was trained on: a file has changed, or another one was named; go on with the data that the run \
-             began with, or begin another run with another --out",
-            dir.path().display()
-        );
-    }
     let fit = || does_not_fit(dir);
     read.restore(task.parameters()).with_context(fit)?;
     let state =

@@ -1,10 +1,13 @@
 //! Ctrl-C. While something is under way that can stop by itself, the first press asks it to stop and the second ends the
 //! process. At any other time the first press ends the process. Either way the exit code is 130.
+//!
+//! SIGTERM, and SIGHUP of a terminal that was closed, do the same as a press, with the same exit code; SIGHUP is left alone where it
+//! was ignored before, as under nohup.
 
 use std::io::{self, IsTerminal};
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::message;
 use crate::fetch::FetchError;
@@ -46,6 +49,10 @@ static BUSY: AtomicUsize = AtomicUsize::new(0);
 /// Presses since the last work began.
 static PRESSES: AtomicUsize = AtomicUsize::new(0);
 static INSTALL: Once = Once::new();
+/// When the last press was.
+static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+/// What comes sooner after a press belongs to it: a terminal that is closed sends SIGHUP itself, and its shell does again.
+const ONE_PRESS: Duration = Duration::from_millis(200);
 
 /// Work that stops by itself when asked; see [`busy`].
 #[derive(Debug)]
@@ -54,9 +61,24 @@ pub struct Busy(());
 /// Takes over Ctrl-C for the whole process.
 pub fn install() {
     INSTALL.call_once(|| {
+        #[cfg(unix)]
+        let before = set_hangup(libc::SIG_IGN);
         // Where no handler can be set, Ctrl-C ends the process, as it does without one.
-        let _ = ctrlc::set_handler(pressed);
+        let handled = ctrlc::set_handler(pressed).is_ok();
+        #[cfg(unix)]
+        if !handled || before == libc::SIG_IGN {
+            set_hangup(before);
+        }
+        #[cfg(not(unix))]
+        let _ = handled;
     });
+}
+
+/// Sets what SIGHUP does, to what it did before or to nothing; gives what it did before.
+#[cfg(unix)]
+fn set_hangup(action: libc::sighandler_t) -> libc::sighandler_t {
+    // SAFETY: the action is one that the system gave, or SIG_IGN, which runs no code of ours.
+    unsafe { libc::signal(libc::SIGHUP, action) }
 }
 
 /// Says that work is under way until the value is dropped, and that it will look at [`Busy::requested`] often.
@@ -90,6 +112,12 @@ impl Drop for Busy {
 }
 
 fn pressed() {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let again = last.replace(Instant::now()).is_some_and(|last| last.elapsed() < ONE_PRESS);
+    drop(last);
+    if again && PRESSES.load(Ordering::SeqCst) > 0 && BUSY.load(Ordering::SeqCst) > 0 {
+        return;
+    }
     let earlier = PRESSES.fetch_add(1, Ordering::SeqCst);
     if BUSY.load(Ordering::SeqCst) == 0 || earlier > 0 {
         // The shell's prompt goes on a line of its own, after a bar or half a line.

@@ -475,7 +475,10 @@ impl ModelConfig {
             bail!("a width of {width} cannot be cut into {heads} heads of an even number of columns");
         }
         if !heads.is_multiple_of(kv_heads) {
-            bail!("{heads} heads of queries cannot share {kv_heads} heads of keys and values");
+            bail!(
+                "{heads} heads of queries cannot share {kv_heads} heads of keys and values; give --kv-heads (kv_heads in a settings \
+                 file) a number that divides --heads"
+            );
         }
         if self.architecture == Architecture::Bitnet && !self.tied {
             bail!("the architecture bitnet has its output tied to the embedding; choose llama for an untied one");

@@ -199,9 +199,14 @@ fn a_run_goes_on_with_the_text_that_it_began_with() -> Result<()> {
     trained(&config, dir.path(), false)?;
     let other = made_up_text().replace("rose", "nose");
     let task = TextTask::new(config.clone(), &other, "", &|_| Ok(()))?;
-    let error =
-        trainer::train(&task, &config.run, &config, &RunDir::create(dir.path())?, true).unwrap_err().to_string();
+    let run = RunDir::create(dir.path())?;
+    let (settings, log) = (std::fs::read(run.config())?, std::fs::read(run.log())?);
+    config.run.eval_every = 1;
+    let error = trainer::train(&task, &config.run, &config, &run, true).unwrap_err().to_string();
     assert!(error.contains("the data is not what") && error.contains("a file has changed"), "{error}");
+    assert!(trainer::export(&task, &config.run, &config, &run).is_err());
+    // Nothing was written.
+    assert!(std::fs::read(run.config())? == settings && std::fs::read(run.log())? == log);
     Ok(())
 }
 
@@ -285,6 +290,10 @@ fn a_run_that_diverges_says_so_and_keeps_its_checkpoint() -> Result<()> {
     let third = tempfile::tempdir()?;
     let error = trained(&config, third.path(), false).map(|_| ()).unwrap_err();
     assert!(format!("{error:#}").contains("diverged at step"), "{error:#}");
+    // It left nothing that was learned: a run of other settings begins there.
+    assert!(third.path().join("log.jsonl").exists());
+    config.run.schedule.lr = 1e-3;
+    trained(&config, third.path(), false)?;
     assert_eq!(std::fs::read(RunDir::create(dir.path())?.checkpoint())?, checkpoint);
     Ok(())
 }
