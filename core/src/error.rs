@@ -169,7 +169,7 @@ fn of_model(error: &ModelError) -> ErrorKind {
         E::Truncated { .. } => ErrorKind::Truncated,
         E::ContextFull { .. } => ErrorKind::ContextFull,
         E::OutOfMemory { .. } | E::CacheTooLarge { .. } => ErrorKind::OutOfMemory,
-        E::NotText { .. } => ErrorKind::WrongKind,
+        E::NotText { .. } | E::NotImages { .. } => ErrorKind::WrongKind,
         E::TokenOutside { .. } | E::Pixels { .. } | E::Kernel(_) => ErrorKind::InvalidArgument,
     }
 }

@@ -10,6 +10,7 @@ use sterna_core::kernels::{Executor, Rayon, Serial};
 use sterna_core::model::{LoadOptions, Memory};
 use sterna_core::{Model, Session};
 
+use crate::memory::Scored;
 use crate::source::Source;
 use crate::ui::interrupt::{self, Busy};
 use crate::ui::progress::Progress;
@@ -41,6 +42,9 @@ pub struct Loading<'a> {
     pub kernel: Option<&'a str>,
     /// Tokens of the conversations to come; `None` is what the model was made for.
     pub context: Option<usize>,
+    /// Where the context is going to be filled, as far as the model has so much, what of it is scored at once; `None` where it grows
+    /// as a conversation does.
+    pub filled: Option<Scored>,
     /// Goes on where memory does not suffice.
     pub force: bool,
     /// The memory that is available, in bytes; `None` where that is not known.
@@ -50,7 +54,7 @@ pub struct Loading<'a> {
 impl Default for Loading<'_> {
     /// With the fastest kernel, into the memory that this machine has available now.
     fn default() -> Self {
-        Self { kernel: None, context: None, force: false, available: machine::available_bytes() }
+        Self { kernel: None, context: None, filled: None, force: false, available: machine::available_bytes() }
     }
 }
 
@@ -68,7 +72,15 @@ pub fn load(path: &Path, how: &Loading<'_>, exec: &dyn Executor) -> Result<Model
     let of_file = || path.display().to_string();
     let needed = Memory::of(source.header()).with_context(of_file)?;
     let context = how.context.unwrap_or(needed.context());
-    memory::check(&needed, context, how.available, how.force).with_context(of_file)?;
+    match how.filled {
+        None => memory::check(&needed, context, how.available, how.force),
+        Some(scored) => {
+            let vocabulary = source.header().tensor("token_embd.weight").map_or(0, |embedding| embedding.rows());
+            let context = context.min(needed.context());
+            memory::check_filled(&needed, context, (scored, vocabulary), how.available, how.force)
+        }
+    }
+    .with_context(of_file)?;
     let mut loader = ModelLoader::new(source.header(), &options).with_context(of_file)?;
     let mut progress = Progress::bytes("loading", Some(source.file_bytes()));
     let mut done = 0;

@@ -41,13 +41,59 @@ pub fn check(memory: &Memory, context: usize, available: Option<u64>, force: boo
             "the model and a context of {context} tokens need {} of memory, and {} are available; -c {} fits",
             bytes(full),
             bytes(available),
-            longest(memory, context, available)
+            longest(context, |tokens| memory.total(tokens) <= available)
         ));
     } else if full >= WORTH_A_LINE {
         message::line(&said(memory, context, available));
     } else {
         message::detail(|| said(memory, context, available));
     }
+    Ok(())
+}
+
+/// What of a context that is filled has its logits in memory at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scored {
+    /// The last token.
+    Last,
+    /// The second half of the tokens.
+    Half,
+    /// All tokens.
+    All,
+}
+
+/// As [`check`], where the whole context is going to be filled, with logits over `vocabulary` tokens.
+///
+/// # Errors
+/// If the model with the whole context does not fit, unless `force` is set.
+pub fn check_filled(
+    memory: &Memory,
+    context: usize,
+    (scored, vocabulary): (Scored, u64),
+    available: Option<u64>,
+    force: bool,
+) -> Result<()> {
+    let needed = |tokens: usize| {
+        let rows = match scored {
+            Scored::Last => 0,
+            Scored::Half => tokens / 2,
+            Scored::All => tokens,
+        };
+        memory.total(tokens).saturating_add((rows as u64).saturating_mul(vocabulary).saturating_mul(4))
+    };
+    let Some(free) = available.filter(|&free| least(memory, context) <= free && needed(context) > free) else {
+        return check(memory, context, available, force);
+    };
+    let what = format!(
+        "the model and {context} tokens at once need {} of memory, and {} are available",
+        bytes(needed(context)),
+        bytes(free)
+    );
+    if !force {
+        let fits = longest(context, |tokens| needed(tokens) <= free);
+        bail!("{what}; {fits} tokens fit (--force goes on all the same)");
+    }
+    message::warning(&format!("{what}; it goes on all the same"));
     Ok(())
 }
 
@@ -61,11 +107,11 @@ fn said(memory: &Memory, context: usize, available: u64) -> String {
 }
 
 /// The longest context that fits, of at most `context` tokens, in steps of the least one.
-fn longest(memory: &Memory, context: usize, available: u64) -> usize {
+fn longest(context: usize, does: impl Fn(usize) -> bool) -> usize {
     let (mut fits, mut too_long) = (1, context / LEAST_CONTEXT + 1);
     while too_long - fits > 1 {
         let middle = usize::midpoint(fits, too_long);
-        if memory.total(middle * LEAST_CONTEXT) <= available { fits = middle } else { too_long = middle }
+        if does(middle * LEAST_CONTEXT) { fits = middle } else { too_long = middle }
     }
     fits * LEAST_CONTEXT
 }
@@ -153,6 +199,33 @@ mod tests {
     }
 
     #[test]
+    fn a_context_that_is_filled_and_does_not_fit_is_refused() {
+        let file = sterna_models::SHAKESPEARE;
+        let memory = Memory::of(Gguf::parse(file).unwrap().header()).unwrap();
+        let room = Some(memory.total(1024));
+        let refused = |context, scored, force| check_filled(&memory, context, (scored, 1000), room, force);
+        let error = refused(100_000, Scored::Last, false).unwrap_err().to_string();
+        for part in ["100000 tokens at once", "1024 tokens fit", "--force"] {
+            assert!(error.contains(part) && !error.contains("-c"), "{error}");
+        }
+        assert!(refused(100_000, Scored::Last, true).is_ok() && refused(1024, Scored::Last, false).is_ok());
+        // Logits take room too.
+        assert!(refused(1024, Scored::Half, false).is_err() && refused(1024, Scored::All, false).is_err());
+        // A model has no more context than it was made for, so no more is filled.
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("model.gguf");
+        std::fs::write(&path, file).unwrap();
+        let room = memory.total(memory.context());
+        let how = Loading {
+            context: Some(16_000_000),
+            filled: Some(Scored::Last),
+            available: Some(room),
+            ..Loading::default()
+        };
+        engine::load(&path, &how, &Serial).unwrap();
+    }
+
+    #[test]
     fn a_context_that_does_not_fit_is_no_reason_to_refuse() {
         let bytes = sterna_models::SHAKESPEARE;
         let memory = Memory::of(Gguf::parse(bytes).unwrap().header()).unwrap();
@@ -160,8 +233,9 @@ mod tests {
         assert!(check(&memory, 100_000, Some(room), false).is_ok());
         assert!(check(&memory, 100_000, Some(memory.total(256) - 1), false).is_err());
         // Room is made in steps of 256 tokens.
-        assert_eq!((longest(&memory, 100_000, room), longest(&memory, 100_000, memory.total(1024) - 1)), (1024, 768));
-        assert_eq!(longest(&memory, 512, room), 512);
+        let most = |context, room| longest(context, |tokens| memory.total(tokens) <= room);
+        assert_eq!((most(100_000, memory.total(1024)), most(100_000, memory.total(1024) - 1)), (1024, 768));
+        assert_eq!(most(512, room), 512);
         let line = said(&memory, 256, GIB);
         assert!(
             line.starts_with("memory: ") && line.ends_with("for a context of 256 tokens; 1.0 GiB available"),

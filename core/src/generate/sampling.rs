@@ -62,6 +62,17 @@ impl Sampling {
         self.logit_bias.is_empty() && !penalties
     }
 
+    /// Checks that the biases are for tokens of a model with so many.
+    ///
+    /// # Errors
+    /// [`GenerateError::BiasOutside`] for the first that is not.
+    pub fn check(&self, vocabulary: usize) -> Result<(), GenerateError> {
+        match self.logit_bias.iter().find(|(id, _)| *id as usize >= vocabulary) {
+            Some(&(id, _)) => Err(GenerateError::BiasOutside { id, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
     /// Adds the biases to `logits`, `[vocabulary]`, and applies the penalties for what is in `past`.
     fn adjust(&self, logits: &mut [f32], past: &[u32]) -> Result<(), GenerateError> {
         let vocabulary = logits.len();

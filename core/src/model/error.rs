@@ -14,9 +14,7 @@ pub enum ModelError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The architecture has no row in the table.
-    #[error(
-        "architecture {name:?} is not supported; supported are {supported}. Convert the model to one of them, or ask for a row in the table"
-    )]
+    #[error("architecture {name:?} is not supported; supported are {supported}. Use a model of one of these")]
     UnknownArchitecture {
         /// `general.architecture`
         name: String,
@@ -200,6 +198,14 @@ pub enum ModelError {
         "this file is an image classifier (architecture {architecture}), it neither reads nor writes text; `sterna eval` measures it"
     )]
     NotText {
+        /// `general.architecture`
+        architecture: &'static str,
+    },
+    /// A model of text where one of pictures is needed.
+    #[error(
+        "this is a language model (architecture {architecture}), not an image classifier; `sterna perplexity` measures it"
+    )]
+    NotImages {
         /// `general.architecture`
         architecture: &'static str,
     },

@@ -2,16 +2,18 @@
 
 use clap::Args;
 
+use super::ranges::at_least;
 use crate::engine::Loading;
+use crate::machine;
 
 /// How the engine runs.
 #[derive(Debug, Clone, Default, Args)]
 pub struct EngineArgs {
     /// Threads; all cores if not given, or 0 or less.
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(..=1024))]
-    pub threads: Option<i64>,
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<u32>,
     /// Tokens of context; 0 is what the model was trained for.
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = at_least::<0, u32>)]
     pub ctx_size: u32,
     /// The kernel to use instead of the fastest this CPU has: avx512-vnni, avx2, neon-dotprod, neon or
     /// scalar.
@@ -33,10 +35,7 @@ pub struct MemoryArgs {
 impl EngineArgs {
     /// How many threads to use.
     pub fn threads(&self) -> usize {
-        match self.threads.map(usize::try_from) {
-            Some(Ok(threads)) if threads > 0 => threads,
-            _ => crate::machine::cores(),
-        }
+        self.threads.map_or_else(machine::cores, |threads| threads as usize)
     }
 
     /// Tokens of context; `None` is what the model was made for.
@@ -54,5 +53,14 @@ impl MemoryArgs {
     /// How a model is loaded with a kernel and for a context.
     pub fn loading<'a>(&self, kernel: Option<&'a str>, context: Option<usize>) -> Loading<'a> {
         Loading { kernel, context, force: self.force, ..Loading::default() }
+    }
+}
+
+/// A number of threads as it is typed, in every command: 0 and less are all cores.
+pub fn threads(text: &str) -> Result<u32, String> {
+    match text.trim().parse::<i64>() {
+        Ok(..=0) => Ok(u32::try_from(machine::cores()).unwrap_or(u32::MAX)),
+        Ok(threads @ 1..=1024) => Ok(threads as u32),
+        _ => Err("give a whole number, at most 1024; 0 or less is all cores".to_owned()),
     }
 }

@@ -10,19 +10,20 @@ mod ranges;
 mod sampling;
 mod words;
 
+use std::any::TypeId;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
 use crate::ui::message;
 
-pub use engine::{EngineArgs, MemoryArgs};
+pub use engine::{EngineArgs, MemoryArgs, threads};
 pub use model::{CheckpointArgs, HubArgs, ModelArgs};
 pub use output::check_output;
 pub use prompt::{GenerateArgs, LimitArgs, PerfArgs, PromptArgs, piped, read_text};
-pub use ranges::Numbers;
+pub use ranges::{Numbers, at_least};
 pub use sampling::SamplingArgs;
 
 /// Run, inspect and measure ternary (1.58-bit) GGUF models on a bare CPU.
@@ -111,12 +112,18 @@ impl Cli {
     /// # Errors
     /// A mistake in them.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<(Self, Vec<String>), clap::Error> {
-        let prepared = words::prepare(Self::command(), words.into_iter().collect())?;
-        let cli = Self::try_parse_from(prepared.words)?;
+        let prepared = words::prepare(Self::whole(), words.into_iter().collect())?;
+        let cli = Self::from_arg_matches(&Self::whole().try_get_matches_from(prepared.words)?)?;
         if let Some(model) = cli.model() {
             model.one().map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
         }
         Ok((cli, prepared.notes))
+    }
+
+    /// The whole command line as it is read. After an option a negative number is always the option's value, so that what is said of
+    /// a wrong one is what the option takes.
+    fn whole() -> clap::Command {
+        negative_values(Self::command())
     }
 
     /// Which model the command is about, for commands that are about one.
@@ -131,6 +138,15 @@ impl Cli {
             _ => None,
         }
     }
+}
+
+fn negative_values(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let number = arg.get_value_parser().type_id() == TypeId::of::<u32>();
+        let takes = arg.get_action().takes_values() && (!arg.is_positional() || number);
+        if takes { arg.allow_negative_numbers(true) } else { arg }
+    });
+    command.mut_subcommands(negative_values)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use sterna_core::generate::GenerateOptions;
 
+use super::ranges::at_least;
 use super::{EngineArgs, SamplingArgs};
 use crate::ui::message;
 
@@ -28,7 +29,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub no_context_shift: bool,
     /// With --context-shift, never forget the first N tokens of the prompt; -1 is all of it.
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = at_least::<-1, i64>)]
     pub keep: i64,
     /// Print the prompt before the generated text; this is the default.
     #[arg(long, overrides_with = "no_display_prompt")]
@@ -66,7 +67,7 @@ impl GenerateArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LimitArgs {
     /// How many tokens to generate; -1 goes on until the model ends the text or the context is full.
-    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-2..))]
+    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true, value_parser = at_least::<-2, i64>)]
     pub predict: i64,
     /// End where this text comes up; it is not printed. May be given more than once; also -r and --reverse-prompt.
     #[arg(short = 'r', long, alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]

@@ -36,6 +36,9 @@ impl FromStr for Numbers {
                 None => (last, None),
             };
             let (mut at, last) = (number(first)?, number(last)?);
+            if at > last {
+                return Err(format!("the range {part} is empty: it begins after its end"));
+            }
             while at <= last {
                 numbers.push(at);
                 let next = match step {
@@ -56,9 +59,25 @@ impl FromStr for Numbers {
     }
 }
 
+/// A whole number from `LEAST` on.
+pub fn at_least<const LEAST: i64, T: TryFrom<i128>>(text: &str) -> Result<T, String> {
+    let wrong = || format!("give a whole number, at least {LEAST}");
+    let number = text.trim().parse::<i128>().ok().filter(|number| *number >= i128::from(LEAST)).ok_or_else(wrong)?;
+    T::try_from(number).map_err(|_| "the number is too large".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_have_a_least_one() {
+        assert_eq!(at_least::<-1, i64>("-1"), Ok(-1));
+        assert_eq!(at_least::<-1, i64>("-2"), Err("give a whole number, at least -1".to_owned()));
+        assert_eq!(at_least::<0, u32>("4294967295"), Ok(u32::MAX));
+        assert_eq!(at_least::<0, u32>("4294967296"), Err("the number is too large".to_owned()));
+        assert!(at_least::<0, u32>("1.5").is_err());
+    }
 
     #[test]
     fn lists_and_ranges_are_those_of_llama_bench() {
@@ -68,8 +87,9 @@ mod tests {
         assert_eq!(read("1-4"), Ok(vec![1, 2, 3, 4]));
         assert_eq!(read("128-512+128,3"), Ok(vec![128, 256, 384, 512, 3]));
         assert_eq!(read("16-100*2"), Ok(vec![16, 32, 64]));
-        assert_eq!(read("5-4"), Ok(vec![]));
-        for wrong in ["", "a", "1-", "-1", "1-4+0", "2-9*1", "0-9*2", "1-2-3", "1-99999999", "1,,2", "1-4+"] {
+        for wrong in
+            ["", "a", "1-", "-1", "1-4+0", "2-9*1", "0-9*2", "1-2-3", "1-99999999", "1,,2", "1-4+", "5-4", "3-1"]
+        {
             assert!(read(wrong).is_err(), "{wrong:?} was taken");
         }
     }

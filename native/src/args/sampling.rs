@@ -3,6 +3,8 @@
 use clap::Args;
 use sterna_core::Sampling;
 
+use super::ranges::at_least;
+
 /// How the next token is chosen.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
@@ -11,7 +13,7 @@ pub struct SamplingArgs {
     #[arg(long, visible_alias = "temperature", value_name = "T", default_value_t = 0.8, allow_negative_numbers = true, value_parser = number)]
     pub temp: f32,
     /// Choose among the K likeliest tokens; 0 or less is all.
-    #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(..=i64::from(u32::MAX)))]
+    #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true, value_parser = top_k)]
     pub top_k: i64,
     /// Choose among the likeliest tokens that together have this probability; 1 is all.
     #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true, value_parser = number)]
@@ -29,14 +31,14 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, value_parser = number)]
     pub presence_penalty: f32,
     /// How many tokens are recent, for the three penalties; 0 turns them off, -1 is the whole context.
-    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true, value_parser = at_least::<-1, i64>)]
     pub repeat_last_n: i64,
     /// Add to the score of a token: 15043+1 makes token 15043 likelier, 15043-1 less likely, 15043-inf forbids it. May be
     /// given more than once. `sterna tokenize` shows ids.
     #[arg(short = 'l', long, value_name = "ID+BIAS", value_parser = bias)]
     pub logit_bias: Vec<(u32, f32)>,
     /// The same seed gives the same text, on every machine; -1 draws one.
-    #[arg(short, long, value_name = "SEED", default_value_t = -1, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    #[arg(short, long, value_name = "SEED", default_value_t = -1, allow_negative_numbers = true, value_parser = at_least::<-1, i64>)]
     pub seed: i64,
 }
 
@@ -65,6 +67,11 @@ impl SamplingArgs {
 
 fn number(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|value: &f32| value.is_finite()).ok_or_else(|| "give a number".to_owned())
+}
+
+fn top_k(text: &str) -> Result<i64, String> {
+    let most = i64::from(u32::MAX);
+    text.trim().parse().ok().filter(|k| *k <= most).ok_or_else(|| format!("give a whole number, at most {most}"))
 }
 
 fn positive(text: &str) -> Result<f32, String> {

@@ -157,3 +157,72 @@ fn drawn_seeds_differ_and_given_ones_stay() {
     assert_eq!(seed("sterna run m.gguf -s 7"), 7);
     assert_ne!(seed("sterna run m.gguf"), seed("sterna run m.gguf"));
 }
+
+/// `command` and all that are below it.
+fn tree(command: &clap::Command) -> Vec<&clap::Command> {
+    std::iter::once(command).chain(command.get_subcommands().flat_map(tree)).collect()
+}
+
+#[test]
+fn every_option_with_a_number_takes_negative_ones() {
+    let whole = Cli::whole();
+    let numbers =
+        [TypeId::of::<i64>(), TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>(), TypeId::of::<f32>()];
+    let numbers = [&numbers[..], &[TypeId::of::<f64>(), TypeId::of::<Numbers>()]].concat();
+    let mut count = 0;
+    for command in tree(&whole) {
+        for arg in command.get_arguments() {
+            let kind = arg.get_value_parser().type_id();
+            if arg.get_action().takes_values() && numbers.iter().any(|number| kind == *number) {
+                assert!(arg.is_allow_negative_numbers_set(), "{} {}", command.get_name(), arg.get_id());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 50, "{count}");
+    for (line, said) in [
+        ("sterna bench m.gguf -r -1", "give a whole number, at least 1"),
+        ("sterna bench m.gguf -p -1", "give numbers such as 512"),
+        ("sterna run m.gguf --keep -2", "give a whole number, at least -1"),
+        ("sterna run m.gguf -c -5", "give a whole number, at least 0"),
+        ("sterna run m.gguf --repeat-penalty -1", "give a number above 0"),
+        ("sterna perplexity m.gguf -f x --stride -1", "give a whole number, at least 1"),
+        ("sterna perplexity m.gguf -f x --chunks -3", "give a whole number, at least -1"),
+        ("sterna bench gemm --seconds -1", "give a number of seconds"),
+        ("sterna bench gemm --seconds nan", "give a number of seconds"),
+        ("sterna bench m.gguf -p 3-1", "the range 3-1 is empty"),
+    ] {
+        let text = error(line);
+        assert!(text.contains(said) && !text.contains("as a value, use"), "{line}: {text}");
+    }
+}
+
+#[test]
+fn no_threads_are_all_cores_in_every_command() {
+    let cores = crate::machine::cores() as u32;
+    for text in ["0", "-1", "-9"] {
+        assert_eq!(threads(text), Ok(cores));
+        for line in [
+            "run m.gguf",
+            "chat m.gguf",
+            "bench m.gguf",
+            "bench gguf m.gguf",
+            "bench gemm",
+            "bench model d --text x",
+            "bench quantization",
+            "perplexity m.gguf -f x",
+            "eval m.gguf",
+            "train",
+            "qat",
+            "convert d",
+            "gguf d o",
+            "quantize a b TQ2_0",
+            "dequantize a b",
+        ] {
+            let line = format!("sterna {line} -t {text}");
+            let said = read(&line).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(!said.contains("invalid value") && !said.contains("-t"), "{line}: {said}");
+        }
+    }
+    assert_eq!((threads("1024"), threads("1025").is_err(), threads("x").is_err()), (Ok(1024), true, true));
+}

@@ -14,6 +14,8 @@ use sterna_core::formats::identify_all;
 use super::Spread;
 use super::speed::Feeder;
 use crate::args::MemoryArgs;
+use crate::engine::Loading;
+use crate::memory::Scored;
 use crate::source::Source;
 use crate::ui::interrupt::Busy;
 use crate::ui::message;
@@ -99,7 +101,9 @@ pub fn here(path: &Path, settings: &Settings, busy: &Busy) -> Result<Option<Meas
     let Settings { prompt, generated, repetitions, threads, .. } = *settings;
     engine::with_threads(threads, |exec| {
         let clock = Instant::now();
-        let how = settings.memory.loading(settings.kernel.as_deref(), Some(prompt.saturating_add(generated)));
+        let tokens = prompt.saturating_add(generated);
+        let how =
+            Loading { filled: Some(Scored::Last), ..settings.memory.loading(settings.kernel.as_deref(), Some(tokens)) };
         let model = engine::load(path, &how, &*exec)?;
         let load_s = clock.elapsed().as_secs_f64();
         let limit = model.transformer().config().n_ctx;

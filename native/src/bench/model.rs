@@ -19,6 +19,8 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::Style;
 use crate::checkpoint::plan::Plan;
 use crate::convert::{self, Options};
+use crate::engine::Loading;
+use crate::memory::Scored;
 use crate::train::finetune::{self, FinetuneConfig};
 use crate::train::memory::admit;
 use crate::ui::interrupt::Busy;
@@ -202,7 +204,12 @@ pub fn measure(settings: &Settings, path: &Path, text: Option<&str>, busy: &Busy
     let size = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
     engine::in_pool(settings.threads, || {
         let exec: Arc<dyn Executor> = if settings.threads == 1 { Arc::new(Serial) } else { Arc::new(Rayon) };
-        let how = settings.memory.loading(settings.kernel.as_deref(), Some(settings.perplexity.context));
+        // No token is shorter than a byte, but for those that begin and end a text.
+        let most = text.map_or(usize::MAX, |text| text.len().saturating_add(2));
+        let how = Loading {
+            filled: text.map(|_| Scored::Half),
+            ..settings.memory.loading(settings.kernel.as_deref(), Some(settings.perplexity.context.min(most)))
+        };
         let model = engine::load(path, &how, &*exec)?;
         let of_file = || path.display().to_string();
         let limit = model.transformer().config().n_ctx;

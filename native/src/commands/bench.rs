@@ -9,8 +9,10 @@ use sterna_core::Model;
 use sterna_core::generate::PIECE;
 
 use crate::Out;
-use crate::args::{MemoryArgs, ModelArgs, Numbers};
+use crate::args::{self, MemoryArgs, ModelArgs, Numbers, at_least};
 use crate::bench::speed::{self, Run};
+use crate::engine::Loading;
+use crate::memory::Scored;
 use crate::ui::bench_report::{Output, Report, Subject, Test};
 use crate::ui::interrupt::{self, Busy, Interrupted};
 use crate::ui::progress::{Progress, beside_bars};
@@ -40,14 +42,14 @@ pub struct BenchArgs {
     /// Prompts followed by generation, timed together; also -pg. May be given more than once.
     #[arg(long, value_name = "PP,TG", value_parser = pair)]
     pub prompt_gen: Vec<(usize, usize)>,
-    /// Numbers of threads; all cores if not given, or 0 or -1.
+    /// Numbers of threads; all cores if not given, or 0 or less.
     #[arg(short, long, value_name = "N,...", allow_negative_numbers = true, value_parser = threads)]
     pub threads: Vec<Numbers>,
     /// How often each test is run.
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least::<1, u32>)]
     pub repetitions: u32,
     /// Seconds of rest before each test but the first.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = at_least::<0, u32>)]
     pub delay: u32,
     /// How results are written.
     #[arg(short, long, value_enum, default_value = "md")]
@@ -114,14 +116,21 @@ pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
     let lengths = lengths.chain(args.prompt_gen.iter().map(|(p, g)| p.saturating_add(*g)));
     let deepest = Numbers::all(&args.n_depth).into_iter().max().unwrap_or(0);
     let longest = lengths.max().map(|longest| longest.saturating_add(deepest));
-    let how = args.memory.loading(args.kernel.as_deref(), longest);
+    let how = Loading { filled: Some(Scored::Last), ..args.memory.loading(args.kernel.as_deref(), longest) };
     let load = |path: &Path| -> Result<(Model, Subject, Vec<Run>)> {
         let model = engine::with_threads(most, |exec| engine::load(path, &how, &*exec))??;
         let (subject, runs) = (subject(path, &model)?, runs(args, model.transformer().config().n_ctx)?);
         Ok((model, subject, runs))
     };
     let mut paths = paths.into_iter();
-    let mut loaded = load(&paths.next().unwrap_or_default())?;
+    let mut loaded = match load(&paths.next().unwrap_or_default()) {
+        Err(error) if interrupt::is_interrupted(&error) => {
+            let output = if args.json { Output::Json } else { args.output };
+            output.write_nothing_done(out)?;
+            return Err(error);
+        }
+        loaded => loaded?,
+    };
     let mut reports = Reports::begin(out, &mut stderr, args, &loaded.1)?;
     // Each model may have other tests, where it has less context; how many there are is told by the first.
     let count = loaded.2.len() * threads.len() * (1 + paths.len());
@@ -153,7 +162,14 @@ pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
         let Some(path) = paths.next() else { break };
         // Two models may not fit the memory.
         drop(loaded);
-        loaded = load(&path)?;
+        loaded = match load(&path) {
+            Err(error) if interrupt::is_interrupted(&error) => {
+                drop(progress);
+                reports.finish(Some((done, count)))?;
+                return Err(Interrupted::partial(done, count, "tests").into());
+            }
+            loaded => loaded?,
+        };
         reports.0.iter_mut().for_each(|report| report.set_subject(loaded.1.clone()));
     }
     drop(progress);
@@ -209,6 +225,9 @@ fn runs(args: &BenchArgs, limit: usize) -> Result<Vec<Run>> {
         let pairs = prompts.chain(generations).chain(args.prompt_gen.iter().copied());
         let pairs = pairs.filter(|pair| *pair != (0, 0));
         runs.extend(pairs.map(|(prompt, generated)| Run { depth, prompt, generated }));
+    }
+    if runs.is_empty() {
+        bail!("-p 0 and -n 0 leave nothing to measure; give one of them a number above 0");
     }
     Ok(runs)
 }
@@ -272,10 +291,11 @@ fn measure(
 
 /// Numbers of threads; 0 is all cores.
 fn threads(text: &str) -> Result<Numbers, String> {
-    let numbers = if text == "-1" { Numbers(vec![0]) } else { text.parse::<Numbers>()? };
-    if numbers.0.iter().any(|threads| *threads > 1024) {
-        return Err("give at most 1024 threads".to_owned());
+    if text.parse::<i64>().is_ok_and(|number| number < 0) {
+        return Ok(Numbers(vec![0]));
     }
+    let numbers: Numbers = text.parse()?;
+    numbers.0.iter().try_for_each(|number| args::threads(&number.to_string()).map(drop))?;
     Ok(numbers)
 }
 

@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::json;
 use sterna_core::kernels;
 
+use crate::args::at_least;
 use crate::bench::gemm::{self, Row, Settings, Shape};
 use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::progress::Progress;
@@ -21,17 +22,17 @@ pub struct BenchGemmArgs {
     /// The kernels; by default all that this CPU has. scalar is what the others are compared with.
     #[arg(long = "kernel", value_name = "NAME,...", value_delimiter = ',')]
     pub kernels: Vec<String>,
-    /// Numbers of threads.
-    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Numbers of threads; 0 or less is all cores.
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = crate::args::threads)]
     pub threads: Vec<u32>,
     /// Columns that share a scale.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least::<1, usize>)]
     pub group: usize,
     /// How often each kernel is timed, in turn with the others.
-    #[arg(short, long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 9, value_parser = at_least::<1, u32>)]
     pub repetitions: u32,
     /// A kernel that has taken this long with a shape is timed no more with it: slow ones are timed less often, but once at least.
-    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     pub seconds: f64,
     /// Print one JSON object.
     #[arg(long)]
@@ -68,7 +69,7 @@ pub fn run(args: &BenchGemmArgs, out: &mut Out) -> Result<()> {
     drop(progress);
     let partial = count < all;
     match args.json {
-        _ if rows.is_empty() => {}
+        false if rows.is_empty() => {}
         true => {
             let report = json!({
                 "sterna": env!("CARGO_PKG_VERSION"),
@@ -89,6 +90,11 @@ pub fn run(args: &BenchGemmArgs, out: &mut Out) -> Result<()> {
         }
     }
     if partial { Err(Interrupted::partial(count, all, "shapes").into()) } else { Ok(()) }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0);
+    seconds.ok_or_else(|| "give a number of seconds, 0 or more".to_owned())
 }
 
 /// A table for each shape and number of threads.

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::args::MemoryArgs;
+use crate::args::{MemoryArgs, at_least};
 use crate::bench::Spread;
 use crate::bench::gguf::{self, File, Measured, Settings};
 use crate::ui::interrupt::{self, Interrupted};
@@ -22,16 +22,16 @@ pub struct BenchGgufArgs {
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Tokens of the prompt; 0 is none.
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 128)]
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 128, value_parser = at_least::<0, usize>)]
     pub n_prompt: usize,
     /// Tokens after the prompt, one by one; 0 is none.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 32)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 32, value_parser = at_least::<0, usize>)]
     pub n_gen: usize,
     /// How often both are timed.
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least::<1, u32>)]
     pub repetitions: u32,
-    /// Threads; all cores if not given.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Threads; all cores if not given, or 0 or less.
+    #[arg(short, long, value_name = "N", value_parser = crate::args::threads)]
     pub threads: Option<u32>,
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]
@@ -60,6 +60,9 @@ pub fn run(args: &BenchGgufArgs, out: &mut Out) -> Result<()> {
         kernel: args.kernel.clone(),
         memory: args.memory,
     };
+    if args.n_prompt == 0 && args.n_gen == 0 {
+        bail!("-p 0 and -n 0 leave nothing to measure; give one of them a number above 0");
+    }
     let busy = interrupt::busy();
     if args.in_this_process {
         progress::silence();
@@ -79,7 +82,7 @@ pub fn run(args: &BenchGgufArgs, out: &mut Out) -> Result<()> {
     drop(progress);
     let (done, count) = (rows.len(), args.files.len());
     match args.json {
-        _ if rows.is_empty() => {}
+        false if rows.is_empty() => {}
         true => writeln!(out, "{}", serde_json::to_string_pretty(&report(&rows, count, &settings)?)?)?,
         false => print(&rows, count, &settings, out)?,
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sterna_core::formats::Format;
 use sterna_core::ternary::Method;
 
@@ -50,7 +50,7 @@ pub struct BenchModelArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
     /// Tokens of a chunk of the text, as in sterna perplexity; no more than the model's context.
-    #[arg(short, long, value_name = "N", default_value_t = perplexity::CONTEXT)]
+    #[arg(short, long, value_name = "N", default_value_t = perplexity::CONTEXT, value_parser = at_least::<1>)]
     pub ctx_size: usize,
     /// Measure on so many tokens of the text only, from the beginning of what is not trained on; where these are fewer than
     /// --ctx-size, in one chunk of so many.
@@ -195,11 +195,21 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
     };
     let busy = interrupt::busy();
     // First, as what is wrong with its settings should not cost the time of the others.
-    let trained = match args.run_qat {
-        true => train(args, &settings, &parts.training.text, text)?,
-        false => None,
+    let begin = || -> Result<(Option<PathBuf>, Measured)> {
+        let trained = match args.run_qat {
+            true => train(args, &settings, &parts.training.text, text)?,
+            false => None,
+        };
+        Ok((trained, model::baseline(&settings, text, &busy)?))
     };
-    let baseline = model::baseline(&settings, text, &busy)?;
+    let (trained, baseline) = match begin() {
+        Err(error) if interrupt::is_interrupted(&error) && args.rounding.json => {
+            let nothing = json!({ "baseline": null, "ptq": null, "qat": null, "models": 0, "partial": true });
+            writeln!(out, "{nothing:#}")?;
+            return Err(error);
+        }
+        begun => begun?,
+    };
     let count = if trained.is_some() { 3 } else { 2 };
     // After Ctrl-C the models that were measured are told.
     let unless_stopped = |measured: Result<Measured>| match measured {

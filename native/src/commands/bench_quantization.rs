@@ -76,8 +76,8 @@ pub struct BenchQuantizationArgs {
     /// Where it runs: the CPU, which auto means too.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Device,
-    /// Threads; all cores if not given.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Threads; all cores if not given, or 0 or less.
+    #[arg(short, long, value_name = "N", value_parser = crate::args::threads)]
     pub threads: Option<u32>,
     /// Print one JSON object.
     #[arg(long)]
@@ -200,7 +200,7 @@ pub fn run(args: &BenchQuantizationArgs, out: &mut Out) -> Result<()> {
         }
     }
     match args.json {
-        _ if rows.is_empty() => {}
+        false if rows.is_empty() => {}
         true => writeln!(out, "{json}")?,
         false => print(&report, &args.out, out)?,
     }

@@ -1,12 +1,12 @@
 //! `sterna chat`: a conversation in the terminal, through the model's own chat template.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use sterna_core::generate::GenerateOptions;
 use sterna_core::generate::chat::{ChatTemplate, Extras, Message, TemplateError};
+use sterna_core::generate::{Finish, GenerateOptions};
 use sterna_core::tokenizer::EncodeOptions;
 use sterna_core::{Error, Model, Sampling, Session, SessionOptions};
 
@@ -14,7 +14,7 @@ use crate::Out;
 use crate::args::{EngineArgs, LimitArgs, ModelArgs, PerfArgs, PromptArgs, SamplingArgs, read_text};
 use crate::engine;
 use crate::ui::stream::Printer;
-use crate::ui::{interrupt, text};
+use crate::ui::{interrupt, message, text};
 
 /// What `sterna chat` takes.
 #[derive(Debug, Args)]
@@ -70,7 +70,7 @@ pub fn run(args: &ChatArgs, out: &mut Out) -> Result<()> {
     engine::with_threads(args.engine.threads(), |exec| {
         let model = engine::load(&path, &args.engine.loading(), &*exec)?;
         let mut chat = Chat {
-            template: template(&model, args)?,
+            template: template(&model, &path, args)?,
             session: model.session(SessionOptions { context: args.engine.context(), exec }),
             system: system.map(|text| Message::new("system", text)),
             messages: Vec::new(),
@@ -82,6 +82,7 @@ pub fn run(args: &ChatArgs, out: &mut Out) -> Result<()> {
             multiline: args.multiline_input,
         };
         engine::warn_of_context(&chat.session);
+        chat.sampling.check(model.transformer().vocabulary())?;
         if let Some(first) = args.prompt.given()? {
             chat.turn(&first, out)?;
             if args.single_turn {
@@ -159,9 +160,11 @@ impl Chat {
         if prompt.len() >= self.session.context() {
             self.messages.pop();
             let (needed, limit) = (prompt.len(), self.session.context());
-            eprintln!(
-                "the conversation has {needed} tokens, the context {limit}: /clear begins anew, or start with a larger -c"
-            );
+            let what = format!("the conversation has {needed} tokens, the context {limit}");
+            if !self.attended() {
+                bail!("{what}; -c sets another");
+            }
+            eprintln!("{what}: /clear begins anew, or start with a larger -c");
             return Ok(());
         }
         // Templates may rewrite what was said (drop thoughts, say); what is still the same stays in the cache.
@@ -171,16 +174,33 @@ impl Chat {
         printer.prompt_done(prompt.len() - same);
         let mut reply = self.session.reply(&self.sampling, &self.limits)?;
         let mut answer = String::new();
+        let mut failed = None;
         while !busy.requested()
+            && failed.is_none()
             && let Some(piece) = reply.next()
         {
-            let piece = piece?;
-            printer.reply(&piece, reply.tokens())?;
-            answer.push_str(&piece);
+            match piece {
+                Ok(piece) => {
+                    printer.reply(&piece, reply.tokens())?;
+                    answer.push_str(&piece);
+                }
+                Err(error) => failed = Some(error),
+            }
         }
+        let finish = reply.finish();
         printer.echo("\n")?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
         if self.perf && io::stderr().is_terminal() {
             eprintln!("[{}]", printer.speed().line());
+        }
+        if finish == Some(Finish::Context) {
+            let clear = if self.attended() { "/clear begins anew, " } else { "" };
+            let context = self.session.context();
+            message::note(&format!(
+                "the context of {context} tokens is full, so the reply ends here; {clear}-c sets another size"
+            ));
         }
         if !io::stdin().is_terminal() {
             // Nobody is there to type the next message.
@@ -190,6 +210,11 @@ impl Chat {
         // The next reply draws on.
         self.sampling.seed = self.sampling.seed.wrapping_add(1);
         Ok(())
+    }
+
+    /// Whether a person is there who can go on after a message that was not taken.
+    fn attended(&self) -> bool {
+        io::stdin().is_terminal() && !self.single_turn
     }
 
     /// The whole conversation as tokens, ending where the reply begins.
@@ -209,13 +234,21 @@ fn extras(json: &str) -> Result<Extras, String> {
 }
 
 /// The template that was asked for, or the model's.
-fn template(model: &Model, args: &ChatArgs) -> Result<ChatTemplate> {
+fn template(model: &Model, path: &Path, args: &ChatArgs) -> Result<ChatTemplate> {
     let source = args.chat_template_file.as_deref().map(read_text).transpose()?;
     let given = source.as_deref().or(args.chat_template.as_deref());
     match model.chat_template(given) {
-        Err(Error::Template(error @ TemplateError::Missing { .. })) => {
-            Err(error).context("`sterna run` continues texts; --chat-template names a template")
-        }
+        Err(Error::Template(TemplateError::Missing { known })) => bail!(
+            "{} has no chat template (tokenizer.chat_template); continue a text with `sterna run`, or name a template with --chat-template ({known})",
+            path.display()
+        ),
+        Err(Error::Template(TemplateError::UnknownName { name, known })) => match &args.chat_template_file {
+            Some(file) => bail!(
+                "{} holds no Jinja template ({{{{ or {{%) and no name of a built-in one; give the template's source, or name one with --chat-template ({known})",
+                file.display()
+            ),
+            None => Err(TemplateError::UnknownName { name, known }.into()),
+        },
         other => Ok(other?),
     }
 }

@@ -160,8 +160,8 @@ pub struct RoundingArgs {
     /// Read the file back, compare every tensor with its source, and run the model.
     #[arg(long)]
     pub validate: bool,
-    /// Threads; all cores if not given.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Threads; all cores if not given, or 0 or less.
+    #[arg(short, long, value_name = "N", value_parser = crate::args::threads)]
     pub threads: Option<u32>,
     /// Print the report as JSON.
     #[arg(long)]

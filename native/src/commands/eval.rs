@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::args::MemoryArgs;
+use crate::args::{MemoryArgs, at_least};
 use crate::images::{self, Measured};
 use crate::train::images::DataSet;
 use crate::train::images::augment::Augmentation;
@@ -36,10 +36,10 @@ pub struct EvalArgs {
     #[arg(long)]
     pub distorted: bool,
     /// At most so many images.
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = at_least::<1, u32>)]
     pub images: Option<u32>,
-    /// Threads; all cores if not given.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Threads; all cores if not given, or 0 or less.
+    #[arg(short, long, value_name = "N", value_parser = crate::args::threads)]
     pub threads: Option<u32>,
     /// The kernel to use instead of the fastest this CPU has.
     #[arg(long, value_name = "NAME", env = "STERNA_KERNEL")]

@@ -7,9 +7,13 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
+use sterna_core::Model;
+use sterna_core::kernels::Executor;
 
-use crate::args::{EngineArgs, ModelArgs, read_text};
+use crate::args::{EngineArgs, ModelArgs, at_least, read_text};
 use crate::engine::Loading;
+use crate::memory::Scored;
 use crate::perplexity::logits_file::{Reader, Writer};
 use crate::perplexity::{self, CONTEXT, Found, Settings, divergence};
 use crate::ui::divergence::Divergence;
@@ -40,10 +44,10 @@ pub struct PerplexityArgs {
     pub engine: EngineArgs,
     /// Score every token of the text once: windows of the context advance by N tokens, and in each the last N are
     /// scored, in the first one all. Smaller is slower and gives each token more context.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least::<1, u32>)]
     pub stride: Option<u32>,
     /// At most so many chunks; -1 is all.
-    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, value_parser = at_least::<-1, i64>)]
     pub chunks: i64,
     /// Evaluate only what follows this fraction of the text's characters: 0.9 is its last tenth.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = fraction)]
@@ -64,7 +68,7 @@ pub struct PerplexityArgs {
 #[derive(Serialize)]
 struct Report {
     #[serde(flatten)]
-    estimate: Estimate,
+    estimate: Option<Estimate>,
     /// Tokens of a chunk.
     context: usize,
     /// Chunks that were measured.
@@ -94,8 +98,11 @@ pub fn run(args: &PerplexityArgs, out: &mut Out) -> Result<()> {
         ..Settings::default()
     };
     engine::with_threads(args.engine.threads(), |exec| {
-        let how = Loading { context: Some(settings.context), ..args.engine.loading() };
-        let model = engine::load(&path, &how, &*exec)?;
+        // No token is shorter than a byte, but for those that begin and end a text.
+        let most = settings.context.min(measured.len().saturating_add(2));
+        let scored = if settings.stride.is_some() { Scored::All } else { Scored::Half };
+        let how = Loading { context: Some(most), filled: Some(scored), ..args.engine.loading() };
+        let model = load(&path, &how, &*exec, args.json, out)?;
         let limit = model.transformer().config().n_ctx;
         if args.engine.context().is_some_and(|context| context > limit) {
             message::note(&format!("the model's context is {limit} tokens, so chunks have {limit}"));
@@ -130,7 +137,7 @@ pub fn run(args: &PerplexityArgs, out: &mut Out) -> Result<()> {
             Some(save) => save.discard()?,
             None => {}
         }
-        finish(&found?, args.json, out)
+        finish(&found?, args, out)
     })?
 }
 
@@ -150,7 +157,8 @@ fn compare(path: &Path, base: &Path, args: &PerplexityArgs, out: &mut Out) -> Re
         bail!("--chunks 0 leaves nothing to measure; -1 is all");
     }
     engine::with_threads(args.engine.threads(), |exec| {
-        let model = engine::load(path, &args.engine.loading(), &*exec)?;
+        let how = Loading { context: Some(context), filled: Some(Scored::Half), ..args.engine.loading() };
+        let model = load(path, &how, &*exec, args.json, out)?;
         let busy = interrupt::busy();
         if !args.json {
             Divergence::write_titles(out)?;
@@ -163,35 +171,61 @@ fn compare(path: &Path, base: &Path, args: &PerplexityArgs, out: &mut Out) -> Re
             }
             Ok(())
         })?;
-        if done < all {
-            return Err(Interrupted::partial(done, all, "chunks").into());
-        }
+        let partial = done < all;
         match args.json {
-            true => writeln!(out, "{}", found.json())?,
-            false => found.write_final(out)?,
+            true => {
+                let mut object = if done > 0 { found.json() } else { json!({}) };
+                object["chunks"] = done.into();
+                object["chunks_in_all"] = all.into();
+                object["partial"] = partial.into();
+                writeln!(out, "{object}")?;
+            }
+            false if done == 0 => {}
+            false => {
+                if partial {
+                    writeln!(out, "\nPartial statistics after {done} of {} chunks", text::thousands(all as u64))?;
+                }
+                found.write_final(out)?;
+            }
         }
-        Ok(())
+        out.flush()?;
+        if partial { Err(Interrupted::partial(done, all, "chunks").into()) } else { Ok(()) }
     })?
 }
 
-fn finish(found: &Found, json: bool, out: &mut Out) -> Result<()> {
+/// Loads the model. After Ctrl-C, JSON says that nothing was measured.
+fn load(path: &Path, how: &Loading<'_>, exec: &dyn Executor, json: bool, out: &mut Out) -> Result<Model> {
+    let loaded = engine::load(path, how, exec);
+    if json && loaded.as_ref().is_err_and(interrupt::is_interrupted) {
+        writeln!(out, "{}", json!({ "chunks": 0, "chunks_in_all": null, "partial": true }))?;
+    }
+    loaded
+}
+
+/// Prints what was found, and says what Ctrl-C left unfinished.
+fn finish(found: &Found, args: &PerplexityArgs, out: &mut Out) -> Result<()> {
     let Found { estimate, chunks, count, context } = *found;
     let partial = chunks < count;
-    if let Some(estimate) = estimate {
-        if json {
-            let report = Report { estimate, context, chunks, chunks_in_all: count, partial };
-            writeln!(out, "{}", serde_json::to_string(&report)?)?;
-        } else {
-            let title = match partial {
-                true => format!("Partial estimate after {} of {} chunks", chunks, text::thousands(count as u64)),
-                false => "Final estimate".to_owned(),
-            };
-            writeln!(out)?;
-            estimate.write_result(out, &title)?;
-        }
-        out.flush()?;
+    if args.json {
+        let report = Report { estimate, context, chunks, chunks_in_all: count, partial };
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else if let Some(estimate) = estimate {
+        let title = match partial {
+            true => format!("Partial estimate after {} of {} chunks", chunks, text::thousands(count as u64)),
+            false => "Final estimate".to_owned(),
+        };
+        writeln!(out)?;
+        estimate.write_result(out, &title)?;
     }
-    if partial { Err(Interrupted::partial(chunks, count, "chunks").into()) } else { Ok(()) }
+    out.flush()?;
+    if !partial {
+        return Ok(());
+    }
+    let mut stopped = Interrupted::partial(chunks, count, "chunks");
+    if let Some(base) = &args.kl_divergence_base {
+        stopped.then = format!("{}; {} was not written", stopped.then, base.display());
+    }
+    Err(stopped.into())
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

@@ -27,7 +27,7 @@ pub struct QuantizeArgs {
     #[arg(value_name = "TYPE", value_parser = type_of, required_unless_present = "format", conflicts_with = "format")]
     pub kind: Option<Format>,
     /// Threads, as --threads.
-    #[arg(value_name = "THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), conflicts_with = "threads")]
+    #[arg(value_name = "THREADS", value_parser = crate::args::threads, conflicts_with = "threads")]
     pub thread_count: Option<u32>,
     /// Format of the linear layers, as a flag.
     #[arg(long = "type", visible_alias = "quant", value_name = "FORMAT", value_parser = type_of)]
@@ -58,8 +58,8 @@ pub struct DequantizeArgs {
     /// Read the file back, compare every tensor with its source, and run the model.
     #[arg(long)]
     pub validate: bool,
-    /// Threads; all cores if not given.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Threads; all cores if not given, or 0 or less.
+    #[arg(short, long, value_name = "N", value_parser = crate::args::threads)]
     pub threads: Option<u32>,
     /// Print the report as JSON.
     #[arg(long)]

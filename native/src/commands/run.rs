@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use sterna_core::generate::Finish;
 use sterna_core::{Model, SessionOptions};
@@ -49,21 +49,32 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
     let mut session = model.session(options);
     engine::warn_of_context(&session);
     let prompt = session.encode(&text, true)?;
-    let mut printer = Printer::new(out);
-    if !args.no_display_prompt {
-        printer.echo(&text)?;
+    // All that can be wrong with what was asked for is found before anything is printed.
+    if prompt.len() > session.context() {
+        let (tokens, context) = (prompt.len(), session.context());
+        bail!("the prompt has {tokens} tokens, the context {context}; -c sets another");
     }
-    engine::feed(&mut session, &prompt, &busy)?;
-    printer.prompt_done(session.tokens().len());
+    sampling.check(model.transformer().vocabulary())?;
     let limits = args.options(prompt.len())?;
-    let mut reply = session.reply(&sampling, &limits)?;
-    while !busy.requested()
-        && let Some(piece) = reply.next()
-    {
-        printer.reply(&piece?, reply.tokens())?;
-    }
-    let finish = reply.finish();
+    let mut printer = Printer::new(out);
+    let mut write = || {
+        if !args.no_display_prompt {
+            printer.echo(&text)?;
+        }
+        engine::feed(&mut session, &prompt, &busy)?;
+        printer.prompt_done(session.tokens().len());
+        let mut reply = session.reply(&sampling, &limits)?;
+        while !busy.requested()
+            && let Some(piece) = reply.next()
+        {
+            printer.reply(&piece?, reply.tokens())?;
+        }
+        anyhow::Ok(reply.finish())
+    };
+    let finish = write();
+    // Also where it failed: the error stands on a line of its own.
     printer.end_line()?;
+    let finish = finish?;
     if !args.perf.no_perf {
         let kernel = model.transformer().kernel().name();
         message::line(&format!(
@@ -74,10 +85,12 @@ pub fn generate(model: &Model, options: SessionOptions, args: &GenerateArgs, out
         ));
     }
     if finish == Some(Finish::Context) {
-        message::note(&format!(
-            "the context of {} tokens is full; --context-shift goes on beyond it, -c sets another size",
-            session.context()
-        ));
+        let context = session.context();
+        let advice = match limits.slide {
+            true => "--keep leaves nothing of it to forget, so give a smaller --keep, or another size with -c",
+            false => "--context-shift goes on beyond it, -c sets another size",
+        };
+        message::note(&format!("the context of {context} tokens is full; {advice}"));
     }
     Ok(busy.check()?)
 }

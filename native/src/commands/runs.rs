@@ -82,8 +82,8 @@ pub struct RunOptions {
     /// Where data sets are; else $STERNA_DATA_DIR, then where `sterna data get` puts them.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Threads; all cores if not given.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Threads; all cores if not given, or 0 or less.
+    #[arg(short, long, value_name = "N", value_parser = crate::args::threads)]
     pub threads: Option<u32>,
     /// Where it runs: the CPU, which auto means too.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]

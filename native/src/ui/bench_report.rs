@@ -20,6 +20,19 @@ pub enum Output {
     Jsonl,
 }
 
+impl Output {
+    /// Writes that Ctrl-C came before there was anything to measure, while the first model was loaded: how many tests there are is
+    /// not known then. Tables and lists of values are empty.
+    pub fn write_nothing_done(self, out: &mut dyn Write) -> io::Result<()> {
+        let mark = serde_json::json!({ "partial": true, "tests": 0, "tests_in_all": null });
+        match self {
+            Self::Json => writeln!(out, "[\n{mark}\n]"),
+            Self::Jsonl => writeln!(out, "{mark}"),
+            Self::Md | Self::Csv => Ok(()),
+        }
+    }
+}
+
 /// The model and machine of a benchmark: the same for all its tests.
 #[derive(Debug, Clone, Serialize)]
 pub struct Subject {

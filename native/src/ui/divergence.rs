@@ -131,12 +131,12 @@ impl Divergence {
         Mean { value, error: if n > 1.0 { (value * (1.0 - value) / (n - 1.0)).sqrt() } else { 0.0 } }
     }
 
-    /// The titles of the running table.
+    /// The titles of the running table; it is narrower than 80 columns.
     pub fn write_titles(out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "{:>5}  {:^21}  {:^23}  {:^23}  {:^17}  {:^17}",
-            "chunk", "PPL", "ln(PPL(Q)/PPL(base))", "KL divergence", "Δp RMS", "same top p"
+            "{:>5} {:^17} {:^14} {:^13} {:^12} {:^13}",
+            "chunk", "PPL(Q)", "ln PPL ratio", "KLD", "RMS Δp, %", "same top, %"
         )
     }
 
@@ -146,7 +146,7 @@ impl Divergence {
         let (rms, same) = (self.root_mean_square(), self.same_best());
         writeln!(
             out,
-            "{chunk:>5}  {:9.4} ± {:9.4}  {:10.5} ± {:10.5}  {:10.5} ± {:10.5}  {:6.3} ± {:6.3} %  {:6.3} ± {:6.3} %",
+            "{chunk:>5} {:9.4}±{:<7.4} {:7.4}±{:<6.4} {:6.4}±{:<6.4} {:6.3}±{:<5.3} {:7.3}±{:<5.3}",
             ppl.value,
             ppl.error,
             ratio.value,
@@ -274,6 +274,12 @@ mod tests {
             divergence.push(Comparison { loss, loss_base: loss, divergence: 0.0, same_best: true });
         }
         assert_eq!((divergence.tokens(), divergence.log_ratio().value, divergence.same_best().value), (3, 0.0, 1.0));
+        let mut out = Vec::new();
+        Divergence::write_titles(&mut out).unwrap();
+        divergence.write_running(&mut out, 12345).unwrap();
+        let table = String::from_utf8(out).unwrap();
+        let widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
+        assert_eq!(widths, [79, 79], "{table}");
         let mut out = Vec::new();
         divergence.write_final(&mut out).unwrap();
         assert!(String::from_utf8(out).unwrap().contains("Maximum KLD:   0.000000\n"));

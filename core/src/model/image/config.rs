@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::ARCHITECTURE;
 use crate::gguf::{Header, Metadata, Value};
-use crate::model::ModelError;
+use crate::model::{Architecture, ModelError};
 
 /// The key of the list of layers.
 const LAYERS: &str = "sterna-image.layers";
@@ -178,6 +178,9 @@ impl ImageConfig {
     pub fn from_header(header: &Header) -> Result<Self, ModelError> {
         let metadata = &header.metadata;
         let name = metadata.require_str("general.architecture")?;
+        if let Some(row) = Architecture::of(name) {
+            return Err(ModelError::NotImages { architecture: row.name });
+        }
         if name != ARCHITECTURE {
             return Err(ModelError::UnknownArchitecture { name: name.to_owned(), supported: ARCHITECTURE.to_owned() });
         }
