@@ -11,10 +11,11 @@ mod sampling;
 mod words;
 
 use std::any::TypeId;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
 use crate::ui::message;
@@ -113,7 +114,8 @@ impl Cli {
     /// A mistake in them.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<(Self, Vec<String>), clap::Error> {
         let prepared = words::prepare(Self::whole(), words.into_iter().collect())?;
-        let cli = Self::from_arg_matches(&Self::whole().try_get_matches_from(prepared.words)?)?;
+        let cli = Self::from_arg_matches(&Self::whole().try_get_matches_from(prepared.words)?)
+            .map_err(|error| error.format(&mut Self::whole()))?;
         if let Some(model) = cli.model() {
             model.one().map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
         }
@@ -123,7 +125,7 @@ impl Cli {
     /// The whole command line as it is read. After an option a negative number is always the option's value, so that what is said of
     /// a wrong one is what the option takes.
     fn whole() -> clap::Command {
-        negative_values(Self::command())
+        negative_values(without_empty_variables(Self::command()))
     }
 
     /// Which model the command is about, for commands that are about one.
@@ -147,6 +149,16 @@ fn negative_values(command: clap::Command) -> clap::Command {
         if takes { arg.allow_negative_numbers(true) } else { arg }
     });
     command.mut_subcommands(negative_values)
+}
+
+/// The command line without those variables of the environment that are set to nothing: they count as not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let set = move |arg: Arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    };
+    command.mut_args(set).mut_subcommands(without_empty_variables)
 }
 
 #[cfg(test)]
