@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use sterna_core::generate::GenerateOptions;
 use sterna_core::generate::chat::{ChatTemplate, Extras, Message, TemplateError};
@@ -211,6 +211,11 @@ fn extras(json: &str) -> Result<Extras, String> {
 /// The template that was asked for, or the model's.
 fn template(model: &Model, args: &ChatArgs) -> Result<ChatTemplate> {
     let source = args.chat_template_file.as_deref().map(read_text).transpose()?;
+    if let (Some(path), Some(source)) = (&args.chat_template_file, &source)
+        && source.trim().is_empty()
+    {
+        bail!("{} is empty; name a file with a chat template", path.display());
+    }
     let given = source.as_deref().or(args.chat_template.as_deref());
     match model.chat_template(given) {
         Err(Error::Template(error @ TemplateError::Missing { .. })) => {
