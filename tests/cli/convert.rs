@@ -98,7 +98,7 @@ fn outputs_that_cannot_be_are_one_error_each() {
         (&["/dev/null"], "/dev/null is neither a file nor a folder"),
         (&[&file], "is a file, and not named as a GGUF"),
         (&[&out, "--imatrix", &of_dir], "is a folder; name the file that llama-imatrix wrote"),
-        (&[&out, "--imatrix", &matrix], "is an empty file; name the file"),
+        (&[&out, "--imatrix", &matrix], "is no importance matrix, but an empty file; name the file"),
         (&[&out, "--imatrix", "/dev/null"], "is no file with data; name the file"),
     ] {
         let mut command = sterna();

@@ -115,13 +115,16 @@ impl Account {
 /// Names of tensors, those that differ in the number of their layer only said once.
 fn of_all_layers(names: &[&str]) -> String {
     let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for name in names {
         let parts: Vec<&str> = name.split('.').map(|part| if number(part) { "*" } else { part }).collect();
-        *counts.entry(parts.join(".")).or_default() += 1;
+        alike.entry(parts.join(".")).or_default().push(name);
     }
-    let counted = |(name, tensors)| if tensors > 1 { format!("{name} ({tensors} tensors)") } else { name };
-    counts.into_iter().map(counted).collect::<Vec<String>>().join(", ")
+    let line = |(name, tensors): (String, Vec<&str>)| match tensors[..] {
+        [only] => only.to_owned(),
+        _ => format!("{name} ({} tensors)", tensors.len()),
+    };
+    alike.into_iter().map(line).collect::<Vec<String>>().join(", ")
 }
 
 /// A plan on its way.

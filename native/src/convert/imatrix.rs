@@ -44,7 +44,7 @@ impl Imatrix {
         if !found.is_file() || found.len() == 0 {
             let what = match () {
                 () if found.is_dir() => "a folder",
-                () if found.is_file() => "an empty file",
+                () if found.is_file() => "no importance matrix, but an empty file",
                 () => "no file with data",
             };
             bail!("{} is {what}; name the file that llama-imatrix wrote", path.display());
@@ -307,7 +307,7 @@ mod tests {
         huge[13..17].copy_from_slice(&i32::MAX.to_le_bytes());
         let long = [&1i32.to_le_bytes()[..], &i32::MAX.to_le_bytes()].concat();
         for (bytes, said) in [
-            (Vec::new(), "the number of entries"),
+            (Vec::new(), "an empty file"),
             (vec![0; 4], "no entries"),
             ((-1i32).to_le_bytes().to_vec(), "the number of entries is -1"),
             (i32::MAX.to_le_bytes().to_vec(), "the name of entry 0"),

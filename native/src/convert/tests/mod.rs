@@ -338,6 +338,7 @@ fn changed(name: &str, change: impl FnOnce(&Path)) -> (tempfile::TempDir, String
     }
     change(dir.path());
     let out = dir.path().join("out").join("x.gguf");
+    fs::create_dir(dir.path().join("out")).unwrap();
     let error = match from_checkpoint(dir.path(), &out, None, &options(Format::Q2_0)) {
         Ok(_) => return (dir, "no error".into()),
         Err(error) => format!("{error:#}"),
@@ -440,6 +441,9 @@ fn patterns_match_as_in_a_shell() {
 fn a_part_that_is_not_kept_is_gone() {
     let dir = tempfile::TempDir::new().unwrap();
     let out = dir.path().join("deep/x.gguf");
+    let error = Part::create(&out).err().unwrap().to_string();
+    assert!(error.contains("there is no folder") && !dir.path().join("deep").exists(), "{error}");
+    fs::create_dir(dir.path().join("deep")).unwrap();
     drop(Part::create(&out).unwrap());
     assert_eq!(fs::read_dir(dir.path().join("deep")).unwrap().count(), 0);
     Part::create(&out).unwrap().keep(&out).unwrap();
