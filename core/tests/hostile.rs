@@ -636,6 +636,11 @@ fn a_tokenizer_of_another_size() {
     let padded = Edited::of(LLAMA).tensor("output.weight", double_rows).tensor("token_embd.weight", double_rows);
     let model = Model::from_gguf(&padded.write()).unwrap();
     let last = model.transformer().vocabulary() as u32 - 1;
+    let counts = format!("the vocabulary has {} tokens and the embedding {} rows", last.div_ceil(2), last + 1);
+    let warned =
+        |model: &Model| model.warnings().iter().filter(|warning| warning.contains("and the embedding")).count();
+    assert!(model.warnings().iter().any(|warning| warning.contains(&counts)), "{:?}", model.warnings());
+    assert_eq!((warned(&model), warned(&Model::from_gguf(&Edited::of(LLAMA).write()).unwrap())), (1, 0));
     assert_eq!(model.tokenizer().unwrap().decode(&[last], false), "\u{fffd}");
     assert_eq!(model.session(SessionOptions::default()).feed(&[last]).unwrap().len(), last as usize + 1);
 }

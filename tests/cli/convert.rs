@@ -80,6 +80,46 @@ fn flags_of_other_tools_are_taken_and_explained() {
 }
 
 #[test]
+fn outputs_that_cannot_be_are_one_error_each() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (out, missing, file) = (path("a.gguf"), path("no/a.gguf"), path("file.txt"));
+    std::fs::write(&file, "x").unwrap();
+    let metadata = format!("{out}.json");
+    let matrix = path("matrix.dat");
+    std::fs::write(&matrix, "").unwrap();
+    let of_dir = path("");
+    for (words, said) in [
+        (&[out.as_str(), "--output-gguf", &out][..], "would be written over the first output"),
+        (&[&out, "--output-gguf", &metadata], "would be written over the first output"),
+        (&[&missing], "there is no folder"),
+        (&[&path("no/folder")], "there is no folder"),
+        (&["-"], "- means standard output"),
+        (&["/dev/null"], "/dev/null is neither a file nor a folder"),
+        (&[&file], "is a file, and not named as a GGUF"),
+        (&[&out, "--imatrix", &of_dir], "is a folder; name the file that llama-imatrix wrote"),
+        (&[&out, "--imatrix", &matrix], "is no importance matrix, but an empty file; name the file"),
+        (&[&out, "--imatrix", "/dev/null"], "is no file with data; name the file"),
+    ] {
+        let mut command = sterna();
+        command.arg("convert").arg(fixture("llama")).args(words);
+        command.assert().failure().stderr(predicate::str::contains(said));
+    }
+    let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["file.txt", "matrix.dat"]);
+    // A name with another ending is a folder's, which is said.
+    let bin = path("x.bin");
+    let mut command = sterna();
+    command.arg("convert").arg(fixture("llama")).arg(&bin);
+    command.assert().success().stderr(predicate::str::contains("x.bin becomes a folder with model.gguf"));
+    std::fs::remove_file(Path::new(&bin).join("sterna_metadata.json")).unwrap();
+    let mut command = sterna();
+    command.arg("gguf").arg(&bin).arg(&out);
+    command.assert().failure().stderr(predicate::str::contains("but no sterna_metadata.json"));
+}
+
+#[test]
 fn directories_files_and_back() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name);

@@ -115,7 +115,9 @@ impl ModelLoader {
         let tokenizer = vocabulary(header)?.map(Arc::new);
         #[cfg(feature = "tokenizer")]
         warnings.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.warnings()).cloned());
-        if !has_vocabulary(&metadata) {
+        if has_vocabulary(&metadata) {
+            warnings.extend(model::rows_without_tokens(header));
+        } else {
             warnings.push("the file has no tokenizer: the model takes and gives token ids only".to_owned());
         }
         Ok(Self {

@@ -27,5 +27,5 @@ pub use decoder::{Input, InputSquares, Logits, State, Transformer};
 pub use error::ModelError;
 pub use loader::{LoadOptions, Loader, refusals};
 pub use memory::Memory;
-pub use vocabulary::is_padding_token;
+pub use vocabulary::{is_padding_token, rows_without_tokens};
 pub use weights::TensorReport;

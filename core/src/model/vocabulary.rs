@@ -44,6 +44,19 @@ fn without_rows(header: &Header) -> Option<ModelError> {
     })
 }
 
+/// A vocabulary with fewer tokens than the embedding has rows, as a sentence for the user: such ids have no text. Converters fill
+/// the vocabulary up with padding.
+pub fn rows_without_tokens(header: &Header) -> Option<String> {
+    let tokens = header.metadata.strings("tokenizer.ggml.tokens")?.len() as u64;
+    let rows = header.tensor("token_embd.weight")?.rows();
+    (tokens < rows).then(|| {
+        format!(
+            "the vocabulary has {tokens} tokens and the embedding {rows} rows: ids from {tokens} on have no text. If the model gives \
+             them, the file was converted with another model's tokenizer"
+        )
+    })
+}
+
 /// A token that stands for nothing, in `tokenizer.ggml.token_type`.
 const UNUSED_TOKEN: i32 = 5;
 

@@ -37,6 +37,11 @@ impl Config {
         Ok(Self { path, value })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A value; `None` if it is missing or null.
     pub fn find(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|value| !value.is_null())
@@ -85,6 +90,16 @@ impl Config {
             Some(size) if (1..=MAX_SIZE).contains(&size) => Ok(Some(size as usize)),
             _ => Err(self.wrong(key, format!("it must be a whole number from 1 to {MAX_SIZE}"))),
         }
+    }
+
+    /// A whole number from 0 on, such as the number of a layer; `None` if it is missing.
+    ///
+    /// # Errors
+    /// If it is anything else.
+    pub fn index(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.find(key) else { return Ok(None) };
+        let index = value.as_u64().and_then(|index| usize::try_from(index).ok());
+        index.map(Some).ok_or_else(|| self.wrong(key, "it must be a whole number from 0 on"))
     }
 
     /// A float; `None` if it is missing.

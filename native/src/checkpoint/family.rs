@@ -30,6 +30,8 @@ pub struct Family {
     pub(super) permuted: bool,
     /// Pre-tokenizers to try first.
     pub pre: &'static [&'static str],
+    /// Which linear layers have biases.
+    pub(super) biases: Biases,
     /// Tensors before the layers.
     pub(super) first: &'static [Row],
     /// Tensors of each layer.
@@ -68,6 +70,39 @@ pub enum Window {
     Read(Option<usize>),
     /// Only with `use_sliding_window`, and in some of the layers.
     Switched,
+}
+
+/// Which linear layers of a class have biases.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Biases {
+    /// Those of queries, keys and values.
+    pub qkv: Bias,
+    /// That of the attention's output.
+    pub output: Bias,
+    /// Those of the feed-forward layer.
+    pub feed_forward: Bias,
+}
+
+/// Whether a class has a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bias {
+    /// Where this key of config.json is true; without the key there is none.
+    Key(&'static str),
+    Always,
+    Never,
+}
+
+impl Biases {
+    const NONE: Self = Self { qkv: Bias::Never, output: Bias::Never, feed_forward: Bias::Never };
+
+    /// Of a bias by its name within a layer of a GGUF.
+    pub fn of(&self, name: &str) -> Bias {
+        match name {
+            "attn_output.bias" => self.output,
+            name if name.starts_with("attn_") => self.qkv,
+            _ => self.feed_forward,
+        }
+    }
 }
 
 /// How a family's configuration is read, and what its GGUF is called.
@@ -159,7 +194,7 @@ const fn how(row: Row, how: How) -> Row {
 }
 
 use Dim::*;
-use Role::{Bias, Linear, Vector};
+use Role::{Linear, Vector};
 
 const LLAMA_FIRST: &[Row] =
     &[row(&["embed_tokens.weight"], "token_embd.weight", &[Vocabulary, Embedding], Role::Embedding)];
@@ -175,16 +210,17 @@ const Q: Row = how(row(&["self_attn.q_proj.weight"], "attn_q.weight", &[Queries,
 const K: Row = how(row(&["self_attn.k_proj.weight"], "attn_k.weight", &[Keys, Embedding], Linear), How::KeyHeads);
 const V: Row = row(&["self_attn.v_proj.weight"], "attn_v.weight", &[Keys, Embedding], Linear);
 const O: Row = row(&["self_attn.o_proj.weight"], "attn_output.weight", &[Embedding, Queries], Linear);
-const Q_BIAS: Row = optional(how(row(&["self_attn.q_proj.bias"], "attn_q.bias", &[Queries], Bias), How::QueryHeads));
-const K_BIAS: Row = optional(how(row(&["self_attn.k_proj.bias"], "attn_k.bias", &[Keys], Bias), How::KeyHeads));
-const V_BIAS: Row = optional(row(&["self_attn.v_proj.bias"], "attn_v.bias", &[Keys], Bias));
-const O_BIAS: Row = optional(row(&["self_attn.o_proj.bias"], "attn_output.bias", &[Embedding], Bias));
+const Q_BIAS: Row =
+    optional(how(row(&["self_attn.q_proj.bias"], "attn_q.bias", &[Queries], Role::Bias), How::QueryHeads));
+const K_BIAS: Row = optional(how(row(&["self_attn.k_proj.bias"], "attn_k.bias", &[Keys], Role::Bias), How::KeyHeads));
+const V_BIAS: Row = optional(row(&["self_attn.v_proj.bias"], "attn_v.bias", &[Keys], Role::Bias));
+const O_BIAS: Row = optional(row(&["self_attn.o_proj.bias"], "attn_output.bias", &[Embedding], Role::Bias));
 const GATE: Row = row(&["mlp.gate_proj.weight"], "ffn_gate.weight", &[FeedForward, Embedding], Linear);
 const UP: Row = row(&["mlp.up_proj.weight"], "ffn_up.weight", &[FeedForward, Embedding], Linear);
 const DOWN: Row = row(&["mlp.down_proj.weight"], "ffn_down.weight", &[Embedding, FeedForward], Linear);
-const GATE_BIAS: Row = optional(row(&["mlp.gate_proj.bias"], "ffn_gate.bias", &[FeedForward], Bias));
-const UP_BIAS: Row = optional(row(&["mlp.up_proj.bias"], "ffn_up.bias", &[FeedForward], Bias));
-const DOWN_BIAS: Row = optional(row(&["mlp.down_proj.bias"], "ffn_down.bias", &[Embedding], Bias));
+const GATE_BIAS: Row = optional(row(&["mlp.gate_proj.bias"], "ffn_gate.bias", &[FeedForward], Role::Bias));
+const UP_BIAS: Row = optional(row(&["mlp.up_proj.bias"], "ffn_up.bias", &[FeedForward], Role::Bias));
+const DOWN_BIAS: Row = optional(row(&["mlp.down_proj.bias"], "ffn_down.bias", &[Embedding], Role::Bias));
 
 const LLAMA_LAYER: &[Row] = &[
     ATTENTION_NORM,
@@ -270,15 +306,15 @@ const GPT2_LAYER: &[Row] = &[
     row(&["ln_1.weight"], "attn_norm.weight", &[Embedding], Vector),
     row(&["ln_1.bias"], "attn_norm.bias", &[Embedding], Vector),
     conv1d(&["attn.c_attn.weight"], "attn_qkv.weight", &[Qkv, Embedding]),
-    row(&["attn.c_attn.bias"], "attn_qkv.bias", &[Qkv], Bias),
+    row(&["attn.c_attn.bias"], "attn_qkv.bias", &[Qkv], Role::Bias),
     conv1d(&["attn.c_proj.weight"], "attn_output.weight", &[Embedding, Embedding]),
-    row(&["attn.c_proj.bias"], "attn_output.bias", &[Embedding], Bias),
+    row(&["attn.c_proj.bias"], "attn_output.bias", &[Embedding], Role::Bias),
     row(&["ln_2.weight"], "ffn_norm.weight", &[Embedding], Vector),
     row(&["ln_2.bias"], "ffn_norm.bias", &[Embedding], Vector),
     conv1d(&["mlp.c_fc.weight"], "ffn_up.weight", &[FeedForward, Embedding]),
-    row(&["mlp.c_fc.bias"], "ffn_up.bias", &[FeedForward], Bias),
+    row(&["mlp.c_fc.bias"], "ffn_up.bias", &[FeedForward], Role::Bias),
     conv1d(&["mlp.c_proj.weight"], "ffn_down.weight", &[Embedding, FeedForward]),
-    row(&["mlp.c_proj.bias"], "ffn_down.bias", &[Embedding], Bias),
+    row(&["mlp.c_proj.bias"], "ffn_down.bias", &[Embedding], Role::Bias),
 ];
 
 const LLAMA_DEFAULTS: Defaults = Defaults {
@@ -292,6 +328,10 @@ const LLAMA_DEFAULTS: Defaults = Defaults {
     tied: false,
 };
 
+/// Keys of config.json that say whether linear layers have biases.
+pub(super) const ATTENTION_BIAS: &str = "attention_bias";
+pub(super) const MLP_BIAS: &str = "mlp_bias";
+
 const LLAMA: Family = Family {
     classes: &["LlamaForCausalLM", "LLaMAForCausalLM"],
     model_types: &["llama"],
@@ -301,6 +341,11 @@ const LLAMA: Family = Family {
     layer: "layers",
     permuted: true,
     pre: &["llama-bpe", "tekken", "gpt-2"],
+    biases: Biases {
+        qkv: Bias::Key(ATTENTION_BIAS),
+        output: Bias::Key(ATTENTION_BIAS),
+        feed_forward: Bias::Key(MLP_BIAS),
+    },
     first: LLAMA_FIRST,
     layers: LLAMA_LAYER,
     last: LLAMA_LAST,
@@ -328,6 +373,7 @@ const FAMILIES: &[Family] = &[
             window: Window::Read(Some(4096)),
             ..LLAMA_DEFAULTS
         },
+        biases: Biases::NONE,
         ..LLAMA
     },
     BITNET,
@@ -339,6 +385,7 @@ const FAMILIES: &[Family] = &[
         style: Style::Qwen2,
         defaults: Defaults { context: 32_768, kv_heads: Some(32), window: Window::Switched, ..LLAMA_DEFAULTS },
         permuted: false,
+        biases: Biases { qkv: Bias::Always, ..Biases::NONE },
         pre: &["qwen2"],
         ..LLAMA
     },
@@ -355,6 +402,7 @@ const FAMILIES: &[Family] = &[
         },
         permuted: false,
         pre: &["qwen2"],
+        biases: Biases { feed_forward: Bias::Never, ..LLAMA.biases },
         layers: QWEN3_LAYER,
         ..LLAMA
     },
@@ -365,6 +413,7 @@ const FAMILIES: &[Family] = &[
         defaults: Defaults { eps: 1e-5, context: 4096, window: Window::Read(None), ..LLAMA_DEFAULTS },
         permuted: false,
         pre: &["gpt-4o", "gpt-2"],
+        biases: Biases::NONE,
         layers: PHI3_LAYER,
         ..LLAMA
     },
@@ -377,6 +426,7 @@ const FAMILIES: &[Family] = &[
         layer: "h",
         permuted: false,
         pre: &["gpt-2"],
+        biases: Biases { qkv: Bias::Always, output: Bias::Always, feed_forward: Bias::Always },
         first: GPT2_FIRST,
         layers: GPT2_LAYER,
         last: GPT2_LAST,

@@ -194,6 +194,8 @@ fn window(
     notes: &mut Vec<String>,
 ) -> Result<Option<usize>> {
     const KEY: &str = "sliding_window";
+    /// The default of classes with a switch, in tokens.
+    const SWITCHED: usize = 4096;
     let layered = config.find("layer_types").and_then(|types| types.as_array());
     match family.defaults.window {
         Window::Ignored => {
@@ -212,16 +214,29 @@ fn window(
         }),
         Window::Switched if config.switch("use_sliding_window")? != Some(true) => Ok(None),
         Window::Switched => {
-            // Without a list, the layers from this one on.
-            let first = config.optional_size(&["max_window_layers"])?.unwrap_or(28);
-            let some = match layered {
-                Some(types) => types.iter().any(|kind| kind != "full_attention"),
-                None => config.find(KEY).is_some() && first < layers,
+            let size = match config.optional_size(&[KEY])? {
+                None if !config.has(KEY) => Some(SWITCHED),
+                size => size,
             };
-            if some {
-                return Err(config.wrong("use_sliding_window", "windows in some of the layers have no key in a GGUF"));
+            // Without a list, the layers from this one on.
+            let first = config.index("max_window_layers")?.unwrap_or(28);
+            let windows = match layered {
+                Some(types) => types.iter().take(layers).filter(|kind| *kind != "full_attention").count(),
+                None => layers.saturating_sub(first),
+            };
+            match (windows, size) {
+                (0, _) | (_, None) => Ok(None),
+                (_, Some(size)) if windows == layers => {
+                    if !config.has(KEY) {
+                        assumed.push(format!("{KEY} {size}"));
+                    }
+                    Ok(Some(size))
+                }
+                _ => Err(config.wrong(
+                    "use_sliding_window",
+                    format!("a window in {windows} of the {layers} layers has no key in a GGUF"),
+                )),
             }
-            Ok(None)
         }
     }
 }

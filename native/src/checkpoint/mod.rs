@@ -319,7 +319,8 @@ fn is_plain(name: &str) -> bool {
 
 fn read_text(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+        // Some editors begin a file with a mark that says it is UTF-8; it is no part of the text.
+        Ok(text) => Ok(Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -401,6 +402,15 @@ mod tests {
             let error = format!("{:#}", sharded(index).1.unwrap_err());
             assert!(error.contains(said) && error.contains(INDEX), "{error}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file() {
+        let dir = tempfile::TempDir::new().unwrap();
+        fs::write(dir.path().join("config.json"), "\u{feff}{\"n\": 3}").unwrap();
+        assert_eq!(Config::read(dir.path()).unwrap().size(&["n"]).unwrap(), 3);
+        fs::write(dir.path().join("merges.txt"), "\u{feff}a b").unwrap();
+        assert_eq!(read_text(&dir.path().join("merges.txt")).unwrap().as_deref(), Some("a b"));
     }
 
     #[test]

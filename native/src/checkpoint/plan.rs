@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::{Context, Result, bail};
 use sterna_core::ternary::{Granularity, Method, Rule};
 
-use super::family::{Dim, Family, How, IGNORED, Role, Row, Style, rounded};
+use super::family::{Bias, Dim, Family, How, IGNORED, Role, Row, Style, rounded};
 use super::metadata::{self, Hyper};
 use super::names::Names;
 use super::safetensors::Dtype;
@@ -103,21 +103,28 @@ impl Account {
 
     /// What was left out, a line for each reason. Names that differ in the number of their layer only are said once.
     pub fn notes(&self) -> Vec<String> {
-        let mut reasons: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for LeftOut { name, reason } in &self.left_out {
-            let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-            let parts: Vec<&str> = name.split('.').map(|part| if number(part) { "*" } else { part }).collect();
-            *reasons.entry(reason).or_default().entry(parts.join(".")).or_default() += 1;
+            reasons.entry(reason).or_default().push(name);
         }
-        let line = |(reason, names): (&str, BTreeMap<String, usize>)| {
-            let names: Vec<String> = names
-                .into_iter()
-                .map(|(name, tensors)| if tensors > 1 { format!("{name} ({tensors} tensors)") } else { name })
-                .collect();
-            format!("left out: {}: {reason}", names.join(", "))
-        };
+        let line = |(reason, names): (&str, Vec<&str>)| format!("left out: {}: {reason}", of_all_layers(&names));
         reasons.into_iter().map(line).collect()
     }
+}
+
+/// Names of tensors, those that differ in the number of their layer only said once.
+fn of_all_layers(names: &[&str]) -> String {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        let parts: Vec<&str> = name.split('.').map(|part| if number(part) { "*" } else { part }).collect();
+        alike.entry(parts.join(".")).or_default().push(name);
+    }
+    let line = |(name, tensors): (String, Vec<&str>)| match tensors[..] {
+        [only] => only.to_owned(),
+        _ => format!("{name} ({} tensors)", tensors.len()),
+    };
+    alike.into_iter().map(line).collect::<Vec<String>>().join(", ")
 }
 
 /// A plan on its way.
@@ -131,6 +138,9 @@ struct Planner<'a> {
     /// Tensors that have a place.
     used: HashSet<&'a str>,
     folded: usize,
+    left_out: Vec<LeftOut>,
+    /// Biases that the class has and the checkpoint does not.
+    missing: Vec<String>,
 }
 
 impl Plan {
@@ -154,8 +164,8 @@ impl Plan {
         notes.extend(follow_embedding(checkpoint, family, &names, &mut hyper));
         let packing = Packing::of(config, family)?;
         let (items, used) = (Vec::new(), HashSet::new());
-        let mut plan = Planner { checkpoint, family, hyper, packing, names, items, used, folded: 0 };
-        let mut left_out = Vec::new();
+        let (left_out, missing) = (Vec::new(), Vec::new());
+        let mut plan = Planner { checkpoint, family, hyper, packing, names, items, used, folded: 0, left_out, missing };
         for row in family.first {
             plan.add(row, "", row.to.to_owned())?;
         }
@@ -171,7 +181,8 @@ impl Plan {
             {
                 if plan.is_embedding(head)? {
                     plan.used.insert(head);
-                    left_out.push(LeftOut { name: head.to_owned(), reason: "it is equal to the embedding".into() });
+                    plan.left_out
+                        .push(LeftOut { name: head.to_owned(), reason: "it is equal to the embedding".into() });
                     continue;
                 }
                 notes.push(format!(
@@ -189,8 +200,17 @@ impl Plan {
             );
         }
         let computed = plan.hyper.factors()?;
+        let left_out = std::mem::take(&mut plan.left_out);
         let account =
             Account { read: checkpoint.names().count(), folded: plan.folded, computed: computed.len(), left_out };
+        if !plan.missing.is_empty() {
+            let missing: Vec<&str> = plan.missing.iter().map(String::as_str).collect();
+            notes.push(format!(
+                "biases that the model has by its class and config.json are missing from the checkpoint, and count as zero, as in \
+                 transformers: {}",
+                of_all_layers(&missing)
+            ));
+        }
         for (name, values) in computed {
             let (cols, origin) = (values.len(), Origin::Values(values));
             plan.items.push(Item { name, role: Role::Vector, rows: 1, cols, vector: true, origin });
@@ -224,6 +244,21 @@ impl<'a> Planner<'a> {
     /// Gives a row of the family its tensor; `before` is what begins its name within a layer.
     fn add(&mut self, row: &'static Row, before: &str, to: String) -> Result<()> {
         let names: Vec<String> = row.from.iter().map(|name| format!("{before}{name}")).collect();
+        if row.role == Role::Bias && !row.required {
+            let found = names.iter().find_map(|name| self.names.find(name));
+            match (self.rules_out(row)?, found) {
+                (Some(reason), found) => {
+                    let left_out = found.filter(|tensor| self.used.insert(tensor));
+                    self.left_out.extend(left_out.map(|name| LeftOut { name: name.to_owned(), reason }));
+                    return Ok(());
+                }
+                (None, None) => {
+                    self.missing.push(format!("{}{}", self.family.prefix, names[0]));
+                    return Ok(());
+                }
+                (None, Some(_)) => {}
+            }
+        }
         let Some((tensor, name)) = names.iter().find_map(|name| Some((self.names.find(name)?, name))) else {
             if row.required {
                 bail!(
@@ -241,6 +276,24 @@ impl<'a> Planner<'a> {
         let item = self.item(row, tensor, saved, to)?;
         self.items.push(item);
         Ok(())
+    }
+
+    /// Why the model has no such bias, if it has none. `transformers` ignores the tensor then.
+    fn rules_out(&self, row: &Row) -> Result<Option<String>> {
+        let config = self.checkpoint.config();
+        let class = || config.class().or(config.word("model_type")).unwrap_or("this class").to_owned();
+        Ok(match self.family.biases.of(row.to) {
+            Bias::Always => None,
+            Bias::Never => Some(format!("{} has no such bias, and transformers ignores it", class())),
+            Bias::Key(key) => match config.switch(key)? {
+                Some(true) => None,
+                Some(false) => Some(format!("config.json says {key} = false, and transformers ignores it")),
+                None => Some(format!(
+                    "config.json has no {key}, which {} takes as false, and transformers ignores it",
+                    class()
+                )),
+            },
+        })
     }
 
     fn item(&mut self, row: &Row, tensor: &'a str, saved: String, to: String) -> Result<Item> {

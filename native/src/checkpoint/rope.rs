@@ -53,15 +53,22 @@ impl Rope {
         assumed: &mut Vec<String>,
     ) -> Result<Self> {
         let section = section(config)?;
-        let share = section.float("partial_rotary_factor")?.or(config.float("partial_rotary_factor")?).unwrap_or(1.0);
+        const SHARE: &str = "partial_rotary_factor";
+        // Where a key is read from.
+        let whose = |key: &str| if section.find(key).is_some() { &section } else { config };
+        let share = whose(SHARE).float(SHARE)?.unwrap_or(1.0);
         if !(share > 0.0 && share <= 1.0) || share != 1.0 && style != Style::Phi3 {
-            bail!("{}", config.wrong("partial_rotary_factor", "only Phi-3 models may rotate a part of each head"));
+            return Err(whose(SHARE)
+                .wrong(SHARE, "it must be above 0 and at most 1, and only Phi-3 models may have less than 1"));
         }
         let rotated = (head as f64 * share) as usize;
         if rotated == 0 || !rotated.is_multiple_of(2) {
-            bail!("{}", config.wrong("head_dim", format!("{rotated} elements of a head cannot be rotated in pairs")));
+            bail!(
+                "{}: {rotated} of the {head} elements of a head are to be rotated ({SHARE} {share}), which are no pairs",
+                config.path().display()
+            );
         }
-        let base = match section.float("rope_theta")?.or(config.float("rope_theta")?) {
+        let base = match whose("rope_theta").float("rope_theta")? {
             Some(base) => base,
             None => {
                 assumed.push(format!("rope_theta {}", defaults.theta));
@@ -69,7 +76,7 @@ impl Rope {
             }
         };
         if base <= 1.0 {
-            return Err(config.wrong("rope_theta", "it must be above 1"));
+            return Err(whose("rope_theta").wrong("rope_theta", "it must be above 1"));
         }
         let scaling = scaling(style, &section)?;
         let original_key = "original_max_position_embeddings";
@@ -335,6 +342,21 @@ mod tests {
         assert!(error.contains("nothing of layers of the type sliding_attention"), "{error}");
         assert!(refused(json!({"rope_parameters": "default"})).contains("must be an object"));
         assert!(refused(json!({"rope_parameters": {"rope_type": 3}})).contains("the name of a scaling"));
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_is_named_with_its_value_wherever_it_is() {
+        for (more, said) in [
+            (json!({"rope_parameters": {"rope_theta": 0}}), "config.json: rope_theta is 0; it must be above 1"),
+            (json!({"rope_theta": 0}), "config.json: rope_theta is 0; it must be above 1"),
+            (json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "config.json: partial_rotary_factor is 0.5; "),
+            (json!({"partial_rotary_factor": 0.5}), "config.json: partial_rotary_factor is 0.5; "),
+        ] {
+            let error = rope("LlamaForCausalLM", more).0.unwrap_err().to_string();
+            assert!(error.starts_with(said), "{error}");
+        }
+        let error = rope("Phi3ForCausalLM", json!({"partial_rotary_factor": 0.2})).0.unwrap_err().to_string();
+        assert!(error.contains("3 of the 16 elements"), "{error}");
     }
 
     /// Magnitudes as `_compute_yarn_parameters` and `_compute_longrope_parameters` of `transformers` 5.23 give them.

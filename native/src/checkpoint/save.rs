@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::BESIDE;
-use super::family::{Role, interleaved};
+use super::family::{ATTENTION_BIAS, MLP_BIAS, Role, interleaved};
 use super::plan::{From, Item, Origin};
 
 /// Writes a safetensors file; `values` gives those of an item, in the order of a GGUF, when they are needed. The file has its name only
@@ -61,7 +61,7 @@ pub fn tensors(path: &Path, items: &[Item], mut values: impl FnMut(&Item) -> Res
 }
 
 /// Copies what stands beside the weights of a checkpoint, and config.json with the type that [`tensors`] writes, and with what is true
-/// of `items` where it said otherwise: the size of the vocabulary, and whether the output is the embedding.
+/// of `items` where it said otherwise: the size of the vocabulary, whether the output is the embedding, and which biases there are.
 ///
 /// # Errors
 /// Files that cannot be read or written.
@@ -79,6 +79,12 @@ pub fn beside(from: &Path, to: &Path, items: &[Item]) -> Result<()> {
     }
     if part(Role::Output).is_some() {
         config["tie_word_embeddings"] = false.into();
+    }
+    for (key, part) in [(ATTENTION_BIAS, ".attn_"), (MLP_BIAS, ".ffn_")] {
+        if config.get(key).is_some() {
+            let has = |item: &Item| item.role == Role::Bias && item.name.contains(part);
+            config[key] = items.iter().any(has).into();
+        }
     }
     json_file(&to.join("config.json"), &config)?;
     for name in BESIDE {

@@ -236,6 +236,11 @@ fn extras(json: &str) -> Result<Extras, String> {
 /// The template that was asked for, or the model's.
 fn template(model: &Model, path: &Path, args: &ChatArgs) -> Result<ChatTemplate> {
     let source = args.chat_template_file.as_deref().map(read_text).transpose()?;
+    if let (Some(path), Some(source)) = (&args.chat_template_file, &source)
+        && source.trim().is_empty()
+    {
+        bail!("{} is empty; name a file with a chat template", path.display());
+    }
     let given = source.as_deref().or(args.chat_template.as_deref());
     match model.chat_template(given) {
         Err(Error::Template(TemplateError::Missing { known })) => bail!(

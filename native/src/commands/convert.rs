@@ -10,9 +10,10 @@ use sterna_core::formats::Format;
 use sterna_core::ternary::{Granularity, Method};
 
 use crate::args::CheckpointArgs;
+use crate::checkpoint::CONFIG;
 use crate::checkpoint::safetensors::Dtype;
 use crate::convert::report::Report;
-use crate::convert::{self, Options, format_named};
+use crate::convert::{self, Folder, Options, format_named, same_place};
 use crate::ui::message;
 use crate::{Out, engine, output};
 
@@ -221,14 +222,22 @@ pub fn run(args: &ConvertArgs, out: &mut Out) -> Result<()> {
     };
     let quant = |quant: Quant| quant.options(&args.rounding, &args.rest, &dir);
     let gguf_quant = args.gguf_quant.unwrap_or(args.quant);
-    let Some(output) = args.out.as_ref().or(args.output.as_ref()) else {
-        let (file, metadata) = places(args.output_gguf.as_deref().context("no output")?);
+    let Some(first) = args.out.as_ref().or(args.output.as_ref()) else {
+        let given = args.output_gguf.as_deref().context("no output")?;
+        let (file, metadata) = places(given);
         output::check([&file, &metadata])?;
+        let _folder = folder(given)?;
         let options = quant(gguf_quant)?;
         return finish(&convert(&file, &options)?, &options, args.rounding.json, Some(&metadata), out);
     };
-    let (file, metadata) = places(output);
+    let (file, metadata) = places(first);
+    if let Some(second) = &args.output_gguf
+        && [first, &file, &metadata].into_iter().any(|written| same_place(written, second))
+    {
+        bail!("--output-gguf {} would be written over the first output; name another file", second.display());
+    }
     output::check([&file, &metadata].into_iter().chain(&args.output_gguf))?;
+    let _folder = folder(first)?;
     let options = quant(args.quant)?;
     let report = convert(&file, &options)?;
     let Some(second) = &args.output_gguf else {
@@ -274,6 +283,19 @@ pub fn run_gguf(args: &GgufArgs, out: &mut Out) -> Result<()> {
             dir.display()
         );
     }
+    for (there, missing) in [(MODEL, METADATA), (METADATA, MODEL)] {
+        let has = |name: &str| source.join(name).is_file();
+        if has(there) && !has(missing) && !has(CONFIG) {
+            bail!(
+                "{} has {there}, but no {missing}, which sterna convert writes too; {}",
+                source.display(),
+                match there {
+                    MODEL => format!("name the file itself: sterna quantize {} OUT TYPE", source.join(MODEL).display()),
+                    _ => "convert the checkpoint again".to_owned(),
+                }
+            );
+        }
+    }
     let threads = args.rounding.threads;
     let (report, options) = if args.from_hf.is_none() && is_converted(source) {
         let format = match args.quant {
@@ -292,9 +314,29 @@ pub fn run_gguf(args: &GgufArgs, out: &mut Out) -> Result<()> {
     finish(&report, &options, args.rounding.json, None, out)
 }
 
+fn is_gguf(output: &Path) -> bool {
+    output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// Makes the folder that an output names where it is not the name of a GGUF; says so where the name looks like a file's.
+fn folder(output: &Path) -> Result<Option<Folder>> {
+    if is_gguf(output) {
+        return Ok(None);
+    }
+    let looks_like_file = output.extension().is_some() && !output.exists();
+    let made = Folder::create(output)?;
+    if looks_like_file {
+        message::note(&format!(
+            "{} becomes a folder with {MODEL} and {METADATA}; a name that ends in .gguf becomes one file",
+            output.display()
+        ));
+    }
+    Ok(Some(made))
+}
+
 /// The GGUF and the file of metadata of an output.
 fn places(output: &Path) -> (PathBuf, PathBuf) {
-    if output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+    if is_gguf(output) {
         let mut name = output.as_os_str().to_owned();
         name.push(".json");
         (output.to_owned(), name.into())

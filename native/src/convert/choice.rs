@@ -59,7 +59,27 @@ pub(super) fn choose_all(tensors: &[Tensor<'_>], options: &Options) -> Result<(V
             "{tensors} tensors have rows of {cols}, not whole blocks of {asked}; they are stored as {taken}{readers}"
         )
     });
-    let notes = notes.collect();
+    let mut notes: Vec<String> = notes.collect();
+    let legacy = |(tensor, choice): &(&Tensor<'_>, &Choice)| {
+        let stored = tensor.blocks().map(|(format, _)| format);
+        stored == Some(Format::Q2_0G128) && choice.format() == Format::PQ2_0 && !is_asked(tensor, options)
+    };
+    let kept = tensors.iter().zip(&choices).filter(legacy).count();
+    if kept > 0 {
+        let (tensors, stored) = (if kept == 1 { "tensor is" } else { "tensors are" }, Format::Q2_0G128.name());
+        notes.push(format!(
+            "{kept} {tensors} kept in the blocks of {stored}, whose number now means groups of 64; their type is written as PQ2_0{}",
+            readers::of(Format::PQ2_0)
+        ));
+    }
+    if let Some(output) = options.output.filter(|_| options.output != options.embedding)
+        && !tensors.iter().any(|tensor| tensor.role == Role::Output)
+    {
+        notes.push(format!(
+            "--output-type {} has no effect: the output layer is the embedding; --token-embedding-type sets the format of both",
+            output.name()
+        ));
+    }
     Ok((choices, notes))
 }
 
@@ -86,6 +106,16 @@ fn is_kept(tensor: &Tensor<'_>, options: &Options) -> bool {
     tensor.names.iter().any(|name| options.keep.iter().any(|pattern| matches(pattern, name)))
 }
 
+/// Whether the options name a format for a tensor of this role.
+fn is_asked(tensor: &Tensor<'_>, options: &Options) -> bool {
+    match tensor.role {
+        Role::Embedding => options.embedding.is_some(),
+        Role::Output => options.output.is_some(),
+        Role::Linear => options.quant.is_some(),
+        Role::Vector | Role::Bias | Role::Positions => false,
+    }
+}
+
 fn fall_back(fallbacks: &mut Fallbacks, cols: usize, asked: Format, taken: Format) {
     let entry = fallbacks.entry((asked.name(), taken.name())).or_insert_with(|| (taken, 0, BTreeSet::new()));
     entry.1 += 1;
@@ -93,7 +123,7 @@ fn fall_back(fallbacks: &mut Fallbacks, cols: usize, asked: Format, taken: Forma
 }
 
 fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> Result<Choice> {
-    let own = tensor.blocks().map(|(format, _)| format);
+    let own = tensor.own_format();
     let kept = is_kept(tensor, options);
     let asked = match tensor.role {
         Role::Bias if options.biases_bf16 => Format::BF16,
@@ -112,8 +142,15 @@ fn choose(tensor: &Tensor<'_>, options: &Options, fallbacks: &mut Fallbacks) -> 
         }
         return Ok(Choice::Plain(format));
     }
-    let (format, rule) =
-        for_rows(tensor.cols, asked, options.method, options.group).with_context(|| tensor.place.clone())?;
+    if own == Some(asked) && !is_asked(tensor, options) {
+        // Its blocks are copied, so the rule is not applied.
+        let granularity = asked.group().map_or(Granularity::Tensor, Granularity::Columns);
+        return Ok(Choice::Ternary(asked, Rule { method: options.method, granularity }));
+    }
+    // The rule for Q1_0 is that of its tensors only.
+    let of_q1_0 = options.quant == Some(Format::Q1_0) && options.method == Method::Sign && asked != Format::Q1_0;
+    let method = if of_q1_0 { Method::Search } else { options.method };
+    let (format, rule) = for_rows(tensor.cols, asked, method, options.group).with_context(|| tensor.place.clone())?;
     if format != asked {
         fall_back(fallbacks, tensor.cols, asked, format);
     }

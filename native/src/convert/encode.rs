@@ -134,9 +134,7 @@ pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 /// # Errors
 /// Values that the format cannot hold, by the tensor's name.
 pub fn plain(tensor: &Tensor<'_>, format: Format, chosen: bool, stop: Stop<'_>) -> Result<Encoded> {
-    if let Some((own, bytes)) = tensor.blocks()
-        && own == format
-    {
+    if let Some(bytes) = tensor.blocks_of(format) {
         let size = size(tensor, format)?;
         let bytes = bytes.get(..size).with_context(|| format!("{} is cut short", tensor.place))?.to_vec();
         return Ok(Encoded { bytes, sums: Sums::default(), fidelity: Fidelity::Exact });
@@ -189,9 +187,7 @@ pub struct Rounding<'a> {
 /// Weights that are not finite; where no rule is to be applied, weights that are not ternary.
 pub fn ternary(tensor: &Tensor<'_>, how: &Rounding<'_>, stop: Stop<'_>) -> Result<Encoded> {
     let Rounding { format, rule, chosen, buffer, lossless, importance } = *how;
-    if let Some((own, bytes)) = tensor.blocks()
-        && own == format
-    {
+    if let Some(bytes) = tensor.blocks_of(format) {
         let size = size(tensor, format)?;
         let bytes = bytes.get(..size).with_context(|| format!("{} is cut short", tensor.place))?.to_vec();
         let mut sums = Sums::default();

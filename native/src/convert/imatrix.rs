@@ -40,6 +40,15 @@ impl Imatrix {
     /// # Errors
     /// A file that is no importance matrix, or contradicts itself; names the file and the entry.
     pub fn read(path: &Path) -> Result<Self> {
+        let found = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if !found.is_file() || found.len() == 0 {
+            let what = match () {
+                () if found.is_dir() => "a folder",
+                () if found.is_file() => "no importance matrix, but an empty file",
+                () => "no file with data",
+            };
+            bail!("{} is {what}; name the file that llama-imatrix wrote", path.display());
+        }
         let bytes = map(path)?;
         let parsed = if bytes.starts_with(b"GGUF") { of_gguf(&bytes) } else { of_dat(&bytes) };
         let (entries, chunks, dataset) =
@@ -298,7 +307,7 @@ mod tests {
         huge[13..17].copy_from_slice(&i32::MAX.to_le_bytes());
         let long = [&1i32.to_le_bytes()[..], &i32::MAX.to_le_bytes()].concat();
         for (bytes, said) in [
-            (Vec::new(), "the number of entries"),
+            (Vec::new(), "an empty file"),
             (vec![0; 4], "no entries"),
             ((-1i32).to_le_bytes().to_vec(), "the number of entries is -1"),
             (i32::MAX.to_le_bytes().to_vec(), "the name of entry 0"),

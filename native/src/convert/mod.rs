@@ -38,6 +38,7 @@ use self::calibration::Importance;
 use self::choice::{Choice, choose_all};
 pub use self::choice::{for_rows, matches, nothing_ternary};
 use self::encode::{Encoded, Fidelity, Rounding};
+pub use self::files::{Folder, same_place};
 use self::files::{Part, Temporary, beside, same_file};
 use self::imatrix::Imatrix;
 use self::report::{Done, Report};

@@ -131,6 +131,18 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// The format that the tensor keeps where no other is asked for, if it comes from a GGUF. Legacy Q2_0 in groups of 128 has the
+    /// id of Q2_0 and is told from it by the sizes of a whole file only; PQ2_0 has the same blocks and an id of its own.
+    pub fn own_format(&self) -> Option<Format> {
+        self.blocks().map(|(format, _)| if format == Format::Q2_0G128 { Format::PQ2_0 } else { format })
+    }
+
+    /// The bytes of the source, if they are blocks of `format` as they are.
+    pub fn blocks_of(&self, format: Format) -> Option<&[u8]> {
+        let (stored, bytes) = self.blocks()?;
+        (stored == format || self.own_format() == Some(format)).then_some(bytes)
+    }
+
     /// The name of the type of the source.
     pub fn stored_as(&self) -> String {
         match &self.source {

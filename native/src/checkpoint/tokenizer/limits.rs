@@ -2,11 +2,13 @@
 //! a space goes before a text, what goes around it, and more ends than there are keys for. Beside these, samples and every added
 //! token are encoded by both, and a difference that nothing above explains is shown.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use serde_json::Value;
 use sterna_core::generate::has_vocabulary;
 use sterna_core::gguf::Metadata;
-use sterna_core::tokenizer::{EncodeOptions, Tokenizer};
+use sterna_core::tokenizer::{EncodeOptions, Tokenizer, byte_char};
 
 use super::super::Checkpoint;
 use super::{ends_of_text, steps};
@@ -39,6 +41,9 @@ pub fn note(checkpoint: &Checkpoint, metadata: &Metadata, notes: &mut Vec<String
     let mut known = note_normalizer(&json["normalizer"], byte_level, notes);
     known |= note_prefix(&json, byte_level, notes);
     note_frame(&json["post_processor"], &written, notes);
+    if byte_level {
+        note_bytes(metadata, notes);
+    }
     // Not every tokenizer.json that can be converted can be run here.
     let Ok(original) = Tokenizer::from_json(text.as_bytes()) else { return Ok(()) };
     let both = Both { original: &original, written: &written };
@@ -79,6 +84,11 @@ fn note_normalizer(normalizer: &Value, byte_level: bool, notes: &mut Vec<String>
     };
     let lost: Vec<String> =
         steps(normalizer, "normalizers").iter().filter(|step| !is_said(step)).map(name_of).collect();
+    if byte_level && steps(normalizer, "normalizers").iter().any(|step| step["type"] == "NFC") {
+        notes.push(
+            "tokenizer.json brings texts to the normal form NFC; sterna does the same, llama.cpp does not".into(),
+        );
+    }
     if lost.is_empty() {
         return false;
     }
@@ -91,24 +101,84 @@ fn note_normalizer(normalizer: &Value, byte_level: bool, notes: &mut Vec<String>
 
 /// Where a space goes before a text, when readers of GGUFs put it elsewhere. Gives whether there is anything.
 fn note_prefix(json: &Value, byte_level: bool, notes: &mut Vec<String>) -> bool {
-    let all = steps(&json["pre_tokenizer"], "pretokenizers");
+    const LIST: &str = "pretokenizers";
+    let section = &json["pre_tokenizer"];
+    let all = steps(section, LIST);
     if byte_level {
-        let prefixed = all.iter().any(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == true);
-        if prefixed {
+        let prefixed = all.iter().position(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == true);
+        // Steps before it have cut the text into words, and it looks at each of them.
+        if prefixed.is_some_and(|at| at > 0) {
+            notes.push(
+                "tokenizer.json puts a space before every word that does not begin with one (add_prefix_space after another step \
+                 that cuts texts), which a GGUF cannot say; sterna puts one before a text only, llama.cpp none"
+                    .into(),
+            );
+            return true;
+        }
+        if prefixed.is_some() {
             notes.push(
                 "texts begin with a space in tokenizer.json (add_prefix_space); sterna does the same, llama.cpp does not".into(),
             );
         }
         return false;
     }
-    let first = all.iter().any(|step| step["type"] == "Metaspace" && step["prepend_scheme"] == "first");
+    let metaspace = all.iter().find(|step| step["type"] == "Metaspace").filter(|_| super::adds_prefix(section, LIST));
+    let first = metaspace.is_some_and(|step| step["prepend_scheme"] == "first");
+    if metaspace.is_some() {
+        notes.push(
+            "tokenizer.json puts no space before a text that begins with one (Metaspace); readers of a GGUF put one there too"
+                .into(),
+        );
+    }
     if first {
         notes.push(
             "tokenizer.json puts a space before a whole text only (Metaspace \"first\"); readers of a GGUF put one after each special token too"
                 .into(),
         );
     }
-    first
+    metaspace.is_some()
+}
+
+/// Bytes that no token spells.
+fn note_bytes(metadata: &Metadata, notes: &mut Vec<String>) {
+    let tokens = metadata.strings("tokenizer.ggml.tokens").unwrap_or_default();
+    let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
+    let missing: Vec<u8> = (0..=255).filter(|&byte| !known.contains(byte_char(byte).to_string().as_str())).collect();
+    if let Some(first) = missing.first() {
+        notes.push(format!(
+            "the vocabulary has no token for {} of the 256 bytes, such as 0x{first:02X}: tokenizer.json leaves them out of texts, \
+             and sterna refuses texts that have them",
+            missing.len()
+        ));
+    }
+}
+
+/// Ids of special tokens that are no tokens of the vocabulary, by file and key.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(super) fn note_ids(checkpoint: &Checkpoint, tokens: usize, notes: &mut Vec<String>) -> Result<()> {
+    let generation = checkpoint.json("generation_config.json")?.unwrap_or_default();
+    for name in ["bos", "eos", "unk", "pad"] {
+        let key = format!("{name}_token_id");
+        let places =
+            [("config.json", checkpoint.config().find(&key)), ("generation_config.json", generation.get(&key))];
+        for (file, value) in places {
+            let ids =
+                value.map_or(&[][..], |value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));
+            let is_token = |id: &Value| id.as_u64().is_some_and(|id| id < tokens as u64);
+            let lost: Vec<String> =
+                ids.iter().filter(|id| !id.is_null() && !is_token(id)).map(Value::to_string).collect();
+            if !lost.is_empty() {
+                notes.push(format!(
+                    "{key} of {file} is not taken where it is {}: the vocabulary has the ids 0 to {}",
+                    lost.join(", "),
+                    tokens.saturating_sub(1)
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What goes around a text, when it is not the tokens that begin and end one.

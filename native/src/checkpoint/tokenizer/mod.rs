@@ -133,7 +133,8 @@ pub fn write(
     };
     vocabulary.write(metadata, pre);
     special_tokens(checkpoint, json.as_ref(), &settings, &vocabulary, metadata)?;
-    chat_templates(checkpoint, &settings, metadata)?;
+    limits::note_ids(checkpoint, vocabulary.tokens.len(), notes)?;
+    chat_templates(checkpoint, &settings, metadata, notes)?;
     let tokenizer = Tokenizer::from_metadata(metadata)
         .with_context(|| format!("the tokenizer in {} makes no usable vocabulary", checkpoint.dir().display()))?;
     notes.extend(tokenizer.warnings().iter().cloned());
@@ -543,8 +544,17 @@ fn frame(processor: &Value) -> Frame {
 }
 
 /// Chat templates, from whichever file has them.
-fn chat_templates(checkpoint: &Checkpoint, settings: &Value, metadata: &mut Metadata) -> Result<()> {
+fn chat_templates(
+    checkpoint: &Checkpoint,
+    settings: &Value,
+    metadata: &mut Metadata,
+    notes: &mut Vec<String>,
+) -> Result<()> {
     if let Some(text) = checkpoint.text("chat_template.jinja")? {
+        if text.trim().is_empty() {
+            notes.push("chat_template.jinja is empty, so the file gets no chat template; fetch it again".into());
+            return Ok(());
+        }
         metadata.insert("tokenizer.chat_template", text);
         return Ok(());
     }

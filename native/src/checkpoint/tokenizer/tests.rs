@@ -138,7 +138,7 @@ fn only(notes: &[String]) -> &str {
 fn normal_forms_are_applied_or_noted() {
     let nfc = |json: &mut Value| json["normalizer"] = json!({"type": "NFC"});
     let (metadata, notes) = written("qwen2", nfc, &[]);
-    assert!(notes.is_empty(), "{notes:?}");
+    assert!(only(&notes).contains("normal form NFC; sterna does the same, llama.cpp does not"), "{notes:?}");
     assert_eq!((metadata.str("tokenizer.ggml.pre"), metadata.bool(NFC_KEY)), (Some("qwen2"), None));
     // The name would say it; this file does not.
     let (metadata, notes) = written("qwen2", |_| {}, &[]);
@@ -211,6 +211,63 @@ fn ignored_merges_are_noted_where_they_matter() {
     });
     let note = only(&notes);
     assert!(note.contains("ignore_merges true") && note.contains("\"abababab\""), "{note}");
+}
+
+#[test]
+fn ids_that_are_no_tokens_are_noted() {
+    let ids = json!({"eos_token_id": [2, 5000, -1, "x"], "pad_token_id": null});
+    let (metadata, notes) = written("qwen2", |_| {}, &[("generation_config.json", ids)]);
+    assert_eq!(metadata.u32("tokenizer.ggml.eos_token_id"), Some(2));
+    let said = "eos_token_id of generation_config.json is not taken where it is 5000, -1, \"x\": the vocabulary has the ids 0 to 319";
+    assert_eq!(only(&notes), said);
+}
+
+/// `Tokenizer.pre_tokenizer.pre_tokenize_str("ab  cd")` of tokenizers 0.23 gives `Ġab`, `Ġ`, `Ġcd` for a Split before ByteLevel with
+/// `add_prefix_space`.
+#[test]
+fn a_space_before_each_word_is_noted() {
+    let notes = notes(|json| json["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = true.into());
+    assert!(notes.iter().any(|note| note.contains("a space before every word")), "{notes:?}");
+}
+
+#[test]
+fn where_metaspace_puts_no_space_is_noted() {
+    let metaspace = |scheme: &'static str| {
+        move |json: &mut Value| {
+            json["normalizer"] = Value::Null;
+            json["pre_tokenizer"] =
+                json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": false});
+        }
+    };
+    for (scheme, count) in [("always", 1), ("first", 1), ("never", 0)] {
+        let (_, notes) = written("phi3", metaspace(scheme), &[]);
+        let said = notes.iter().filter(|note| note.contains("no space before a text that begins with one")).count();
+        assert_eq!(said, count, "{scheme}: {notes:?}");
+    }
+}
+
+#[test]
+fn bytes_without_a_token_are_noted() {
+    let notes = notes(|json| {
+        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocab.remove(&byte_char(0xFE).to_string()).unwrap();
+        vocab.insert("<|other|>".into(), id);
+    });
+    assert!(notes.iter().any(|note| note.contains("1 of the 256 bytes, such as 0xFE")), "{notes:?}");
+}
+
+#[test]
+fn an_empty_template_is_noted() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/checkpoints/qwen2");
+    for entry in fs::read_dir(source).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    fs::write(dir.path().join("chat_template.jinja"), "\n").unwrap();
+    let (mut metadata, mut notes) = (Metadata::new(), Vec::new());
+    write(&Checkpoint::open(dir.path()).unwrap(), 320, &["qwen2"], &mut metadata, &mut notes).unwrap();
+    assert!(only(&notes).starts_with("chat_template.jinja is empty"), "{notes:?}");
+    assert_eq!(metadata.str("tokenizer.chat_template"), None);
 }
 
 #[test]

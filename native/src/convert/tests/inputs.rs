@@ -354,3 +354,78 @@ fn smaller_blocks_come_with_who_reads_them() {
     assert!(said.starts_with("14 tensors have rows of 64, 128, not whole blocks"), "{said}");
     assert!(said.contains("stored as Q2_0, which llama.cpp reads from mid-2026 on; older versions"), "{said}");
 }
+
+/// `transformers` 5.23 builds linear layers without a bias where the class or config.json says so, and ignores their tensors; those
+/// that it builds and does not find are zero.
+#[test]
+fn biases_are_those_of_the_configuration() {
+    let plain = tempfile::TempDir::new().unwrap();
+    let without = |path: &Path| {
+        let file = Source::open(path).unwrap();
+        let names: Vec<String> = file.header().tensors.iter().map(|info| info.name.clone()).collect();
+        names.into_iter().filter(|name| name.starts_with("blk.") && name.ends_with(".bias")).collect::<Vec<_>>()
+    };
+    let of_mlp = |tensors: &mut Vec<Stored>| {
+        let rows = find(tensors, "model.layers.0.mlp.up_proj.weight").2[0];
+        let bias = ("model.layers.0.mlp.up_proj.bias".into(), "F32".into(), vec![rows], f32s(&vec![9.0; rows]));
+        tensors.push(bias);
+    };
+    let out = plain.path().join("x.gguf");
+    convert("llama", &out, &options(Format::F16));
+    assert_eq!(without(&out).len(), 4);
+    let dir = rewritten("llama", of_mlp, |_| {});
+    let (report, with_mlp) = converted(dir.path());
+    note(&report, "left out: model.layers.0.mlp.up_proj.bias: config.json says mlp_bias = false");
+    assert_eq!(report.account.left_out.len(), 1);
+    assert!(fs::read(with_mlp).unwrap() == fs::read(&out).unwrap());
+    for (value, said) in [
+        (json!(false), "config.json says attention_bias = false"),
+        (Value::Null, "config.json has no attention_bias, which LlamaForCausalLM takes as false"),
+    ] {
+        let dir = rewritten("llama", |_| {}, |config| config["attention_bias"] = value);
+        let (report, out) = converted(dir.path());
+        let said = note(&report, said);
+        assert!(said.contains("model.layers.0.self_attn.o_proj.bias"), "{said}");
+        assert_eq!((report.account.left_out.len(), without(&out)), (4, Vec::new()));
+    }
+    let dir = rewritten("llama", |tensors| tensors.retain(|(name, ..)| !name.ends_with("k_proj.bias")), |_| {});
+    let (report, out) = converted(dir.path());
+    let said = note(&report, "count as zero");
+    assert!(said.ends_with(": model.layers.0.self_attn.k_proj.bias"), "{said}");
+    assert_eq!(without(&out).len(), 3);
+    // A class that has none but those of q, k and v.
+    let of_output = |tensors: &mut Vec<Stored>| {
+        let rows = find(tensors, "model.layers.1.self_attn.o_proj.weight").2[0];
+        tensors.push(("model.layers.1.self_attn.o_proj.bias".into(), "F32".into(), vec![rows], f32s(&vec![9.0; rows])));
+    };
+    let dir = rewritten("qwen2", of_output, |_| {});
+    note(&converted(dir.path()).0, "self_attn.o_proj.bias: Qwen2ForCausalLM has no such bias");
+}
+
+/// As the configuration class of `transformers` 5.23 makes `layer_types` of `max_window_layers`.
+#[test]
+fn a_window_in_every_layer_is_written_and_in_some_refused() {
+    let window = |layers: usize| {
+        move |config: &mut Value| {
+            config["use_sliding_window"] = true.into();
+            config["sliding_window"] = 16.into();
+            config["max_window_layers"] = layers.into();
+            config.as_object_mut().unwrap().remove("layer_types");
+        }
+    };
+    let written = |path: &Path| load(path).metadata().u64("qwen2.attention.sliding_window");
+    assert_eq!(written(&converted(rewritten("qwen2", |_| {}, window(0)).path()).1), Some(16));
+    assert_eq!(written(&converted(rewritten("qwen2", |_| {}, window(2)).path()).1), None);
+    let error = refused(rewritten("qwen2", |_| {}, window(1)).path(), &options(Format::F16));
+    assert!(error.contains("use_sliding_window is true; a window in 1 of the 2 layers"), "{error}");
+}
+
+#[test]
+fn a_format_for_an_output_that_is_the_embedding_is_said_to_have_no_effect() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let out = dir.path().join("x.gguf");
+    let options = Options { output: Some(Format::Q8_0), ..options(Format::F16) };
+    note(&convert("qwen3", &out, &options), "--output-type Q8_0 has no effect");
+    let untied = convert("qwen2", &out, &options);
+    assert!(!untied.notes.iter().any(|note| note.contains("--output-type")), "{:?}", untied.notes);
+}

@@ -208,6 +208,39 @@ fn what_is_ternary_stays_as_it_is() {
     assert!(error.contains("over itself"), "{error}");
 }
 
+/// What is kept from a file with groups of 128 under the number of Q2_0 must be told from what becomes Q2_0 now.
+#[test]
+fn legacy_blocks_that_are_kept_get_the_type_that_means_them() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/data/models/llama-q2_0-g128.gguf");
+    let out = dir.path().join("q.gguf");
+    for (format, method) in [
+        (Format::Q2_0, Method::Search),
+        (Format::TQ1_0, Method::Search),
+        (Format::TQ2_0, Method::Search),
+        (Format::PQ2_0, Method::Search),
+        (Format::Q1_0, Method::Sign),
+    ] {
+        let report = from_gguf(&source, &out, &Options { method, ..options(format) });
+        let report = report.unwrap_or_else(|error| panic!("{}: {error:#}", format.name()));
+        let kept = report.tensors.iter().find(|done| done.name == "token_embd.weight").unwrap();
+        assert_eq!((kept.from.as_str(), kept.format), (Format::Q2_0G128.name(), "PQ2_0"));
+        assert_eq!(kept.fidelity, Fidelity::Exact);
+        let said = report.notes.iter().filter(|note| note.contains("their type is written as PQ2_0")).count();
+        assert_eq!(said, 1, "{:?}", report.notes);
+        // Read back, the blocks are the same and the model runs.
+        let (before, after) = (Source::open(&source).unwrap(), Source::open(&out).unwrap());
+        let bytes = |source: &Source| {
+            let found = source.tensors().find(|(info, _)| info.name == "token_embd.weight").unwrap();
+            found.1[..kept.bytes_after as usize].to_vec()
+        };
+        assert!(bytes(&before) == bytes(&after));
+    }
+    // Everything is kept where no format is named.
+    let report = from_gguf(&source, &out, &Options { quant: None, validate: true, ..Options::default() }).unwrap();
+    assert!(report.tensors.iter().all(|done| done.fidelity == Fidelity::Exact && done.format != "Q2_0"));
+}
+
 #[test]
 fn rules_are_ordered_by_their_error() {
     let dir = tempfile::TempDir::new().unwrap();
@@ -305,6 +338,7 @@ fn changed(name: &str, change: impl FnOnce(&Path)) -> (tempfile::TempDir, String
     }
     change(dir.path());
     let out = dir.path().join("out").join("x.gguf");
+    fs::create_dir(dir.path().join("out")).unwrap();
     let error = match from_checkpoint(dir.path(), &out, None, &options(Format::Q2_0)) {
         Ok(_) => return (dir, "no error".into()),
         Err(error) => format!("{error:#}"),
@@ -407,6 +441,9 @@ fn patterns_match_as_in_a_shell() {
 fn a_part_that_is_not_kept_is_gone() {
     let dir = tempfile::TempDir::new().unwrap();
     let out = dir.path().join("deep/x.gguf");
+    let error = Part::create(&out).err().unwrap().to_string();
+    assert!(error.contains("there is no folder") && !dir.path().join("deep").exists(), "{error}");
+    fs::create_dir(dir.path().join("deep")).unwrap();
     drop(Part::create(&out).unwrap());
     assert_eq!(fs::read_dir(dir.path().join("deep")).unwrap().count(), 0);
     Part::create(&out).unwrap().keep().unwrap();
