@@ -16,6 +16,7 @@ pub mod loss;
 pub mod machine;
 pub mod memory;
 pub mod near;
+pub mod output;
 pub mod perplexity;
 pub mod plot;
 pub mod source;

@@ -32,7 +32,7 @@ pub enum SourceError {
         source: io::Error,
     },
     /// A folder, a pipe or a device.
-    #[error("{} is not a plain file; name a .gguf file (a checkpoint's folder must be converted first)", path.display())]
+    #[error("{} is not a plain file; name a .gguf file", path.display())]
     NotAFile {
         /// What was named.
         path: PathBuf,

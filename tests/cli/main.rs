@@ -6,6 +6,8 @@ mod convert;
 mod data;
 mod divergence;
 mod docs;
+#[cfg(unix)]
+mod files;
 mod flags;
 mod images;
 mod inspect;

@@ -319,6 +319,16 @@ const FOREIGN: [(&[&[u8]], &str); 7] = [
     (&[b"\0\0\0\0"], "it begins with zeros, as a download does that was not finished. Download it again"),
 ];
 
+/// How many of [`FOREIGN`] stand for any file that is fetched, whatever its format.
+const FOREIGN_ANYWHERE: usize = 3;
+
+/// What came in place of a file that begins so, and what to do: a Git LFS pointer, a web page or a server's message. `None` if it is
+/// none of these.
+pub fn not_fetched(file: &[u8]) -> Option<&'static str> {
+    let begin = file.get(..4)?;
+    FOREIGN[..FOREIGN_ANYWHERE].iter().find(|(beginnings, _)| beginnings.contains(&begin)).map(|(_, what)| *what)
+}
+
 /// What a file is that begins with `found`, and what to do.
 fn foreign(found: [u8; 4]) -> String {
     match FOREIGN.iter().find(|(beginnings, _)| beginnings.contains(&&found[..])) {

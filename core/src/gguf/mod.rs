@@ -31,7 +31,7 @@ mod text;
 mod value;
 mod writer;
 
-pub use error::GgufError;
+pub use error::{GgufError, not_fetched};
 pub use header::{Header, TensorInfo};
 pub use metadata::Metadata;
 pub use reader::Gguf;

@@ -9,10 +9,11 @@ mod ranges;
 mod sampling;
 mod words;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
 use crate::ui::message;
@@ -109,8 +110,10 @@ impl Cli {
     /// # Errors
     /// A mistake in them.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<(Self, Vec<String>), clap::Error> {
-        let prepared = words::prepare(Self::command(), words.into_iter().collect())?;
-        let cli = Self::try_parse_from(prepared.words)?;
+        let mut command = without_empty_variables(Self::command());
+        let prepared = words::prepare(command.clone(), words.into_iter().collect())?;
+        let mut matches = command.try_get_matches_from_mut(prepared.words)?;
+        let cli = Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
         if let Some(model) = cli.model() {
             model.one().map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
         }
@@ -129,6 +132,16 @@ impl Cli {
             _ => None,
         }
     }
+}
+
+/// The command line without those variables of the environment that are set to nothing: they count as not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let set = move |arg: Arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    };
+    command.mut_args(set).mut_subcommands(without_empty_variables)
 }
 
 #[cfg(test)]

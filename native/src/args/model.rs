@@ -1,5 +1,6 @@
 //! Which model: a file, a folder, a name on the hub or an address becomes a file on this machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -106,9 +107,9 @@ impl ModelArgs {
 
     fn resolve_from(&self, models: &[PathBuf]) -> Result<Vec<PathBuf>> {
         self.one().map_err(anyhow::Error::msg)?;
-        let elsewhere = self.hf_repo.iter().chain(&self.model_url).map(|wanted| Ok(Place::Elsewhere(wanted.clone())));
-        let places = self.file.iter().chain(models).map(|typed| self.hub.place_of(typed)).chain(elsewhere);
-        places.map(|place| self.hub.fetched(place?)).collect()
+        let elsewhere = self.hf_repo.iter().chain(&self.model_url).map(|wanted| Place::Elsewhere(wanted.clone()));
+        let typed = self.file.iter().chain(models).map(|typed| self.hub.locate(typed));
+        typed.chain(elsewhere.map(|place| self.hub.fetched(place))).collect()
     }
 }
 
@@ -163,6 +164,16 @@ impl HubArgs {
         Ok(())
     }
 
+    /// The file on this machine that is meant by what was typed, a path, a name on the hub or an address; fetched if it must be.
+    ///
+    /// # Errors
+    /// If there is no such model, here or there.
+    pub fn locate(&self, typed: &Path) -> Result<PathBuf> {
+        let place = self.place_of(typed)?;
+        let by_name = matches!(place, Place::Elsewhere(_)) && !typed.to_string_lossy().contains("://");
+        self.fetched(place).map_err(|error| if by_name { nowhere(typed, error) } else { error })
+    }
+
     fn fetched(&self, place: Place) -> Result<PathBuf> {
         let located = match place {
             Place::Here(path) => {
@@ -188,7 +199,7 @@ impl HubArgs {
 
     /// What was typed as a path or a name: what is on this machine goes before what is on the hub.
     fn place_of(&self, typed: &Path) -> Result<Place> {
-        let text = typed.to_str().unwrap_or_default();
+        let text = &*typed.to_string_lossy();
         let elsewhere = text.parse::<Wanted>();
         if typed.is_dir() {
             say_both(typed, "folder", &elsewhere);
@@ -198,6 +209,9 @@ impl HubArgs {
         if typed.exists() {
             say_both(typed, "file", &elsewhere);
             return Ok(Place::Here(typed.to_owned()));
+        }
+        if let Ok(target) = fs::read_link(typed) {
+            bail!("{text} is a broken link to {}; name the model's file", target.display());
         }
         if text.contains("://") {
             return Ok(Place::Elsewhere(elsewhere?));
@@ -243,9 +257,38 @@ impl CheckpointArgs {
         }
         let hub = HubArgs { revision: self.revision.clone(), ..HubArgs::default() };
         let name = hub.complete(&name)?;
-        let dir = Hub::from_env(self.offline)?.checkpoint(&name, &mut HubProgress::new())?;
-        Ok((dir, Some(name.repo)))
+        let dir = Hub::from_env(self.offline)?.checkpoint(&name, &mut HubProgress::new());
+        Ok((dir.map_err(|error| nowhere(given, error.into()))?, Some(name.repo)))
     }
+}
+
+/// `error`, and that what was typed is not on this machine either, where the hub does not have it or cannot be asked.
+fn nowhere(typed: &Path, error: anyhow::Error) -> anyhow::Error {
+    use hub::{FetchError, HubError};
+    let failed = match error.downcast_ref::<HubError>() {
+        Some(HubError::Fetch(error)) => matches!(
+            error,
+            FetchError::Network { .. }
+                | FetchError::ServerFailed { .. }
+                | FetchError::Refused { .. }
+                | FetchError::Status { .. }
+        ),
+        Some(error) => matches!(
+            error,
+            HubError::NotFound { .. }
+                | HubError::Unauthorized { .. }
+                | HubError::Offline { .. }
+                | HubError::TooManyRequests { .. }
+        ),
+        None => false,
+    };
+    if !failed {
+        return error;
+    }
+    error.context(format!(
+        "there is no file or folder {} here, and the hub's model of that name cannot be fetched",
+        typed.display()
+    ))
 }
 
 /// Says that a name is one on the hub too, unless it is plainly a path.
@@ -265,11 +308,14 @@ fn is_gguf_name(text: &str) -> bool {
 /// The one GGUF in a folder.
 fn in_folder(folder: &Path) -> Result<PathBuf> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
-    let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let found: Vec<OsString> = entries.flatten().map(|entry| entry.file_name()).collect();
+    // Names that are no UTF-8 are shown with U+FFFD in place of what is none.
+    let names: Vec<String> = found.iter().map(|name| name.to_string_lossy().into_owned()).collect();
     let shown = folder.display();
     match &hub::models(&names)[..] {
         [one] => {
-            let path = folder.join(&one.files[0]);
+            let place = names.iter().position(|name| *name == one.files[0]).context("the folder's GGUF has no name")?;
+            let path = folder.join(&found[place]);
             message::note(&format!("{shown} is a folder; its one GGUF is used, {}", one.files[0]));
             Ok(path)
         }

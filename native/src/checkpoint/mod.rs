@@ -31,6 +31,7 @@ use anyhow::{Context, Result, bail};
 use memmap2::Mmap;
 use serde_json::Value;
 use sterna_core::formats::half::{bf16_to_f32, f16_to_f32};
+use sterna_core::gguf::not_fetched;
 
 use self::config::Config;
 use self::plan::LeftOut;
@@ -256,7 +257,10 @@ impl Checkpoint {
     fn shard(&mut self, name: &str) -> Result<BTreeMap<String, Entry>> {
         let path = self.dir.join(name);
         let map = map(&path)?;
-        let header = safetensors::read_header(&map).with_context(|| path.display().to_string())?;
+        let header = match not_fetched(&map) {
+            Some(what) => bail!("{} is no safetensors file: {what}", path.display()),
+            None => safetensors::read_header(&map).with_context(|| path.display().to_string())?,
+        };
         self.shards.push(Shard { name: name.to_owned(), map });
         Ok(header)
     }
@@ -323,6 +327,9 @@ fn read_text(path: &Path) -> Result<Option<String>> {
 
 fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(text) = read_text(path)? else { return Ok(None) };
+    if let Some(what) = not_fetched(text.as_bytes()).filter(|_| !text.starts_with('{')) {
+        bail!("{} is no JSON: {what}", path.display());
+    }
     serde_json::from_str(&text).map(Some).with_context(|| format!("{} is no JSON", path.display()))
 }
 
@@ -409,5 +416,25 @@ mod tests {
         assert!(error().contains("safe_serialization"));
         fs::write(dir.path().join(SINGLE), "short").unwrap();
         assert!(error().contains("model.safetensors: the file has only 5 bytes"), "{}", error());
+    }
+
+    #[test]
+    fn what_came_in_place_of_a_file_is_named() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        for (came, said) in
+            [(pointer, "Git LFS pointer"), ("<!DOCTYPE html>", "a web page"), ("Invalid username", "a server")]
+        {
+            let dir = tempfile::TempDir::new().unwrap();
+            let error = || format!("{:#}", Checkpoint::open(dir.path()).unwrap_err());
+            for (file, kind) in [(SINGLE, "safetensors file"), (INDEX, "JSON"), (CONFIG, "JSON")] {
+                fs::write(dir.path().join(CONFIG), "{}").unwrap();
+                fs::write(dir.path().join(file), came).unwrap();
+                let error = error();
+                assert!(error.contains(&format!("{file} is no {kind}: ")) && error.contains(said), "{error}");
+            }
+            fs::write(dir.path().join("tokenizer.json"), came).unwrap();
+            let error = format!("{:#}", read_json(&dir.path().join("tokenizer.json")).unwrap_err());
+            assert!(error.contains("tokenizer.json is no JSON: ") && error.contains(said), "{error}");
+        }
     }
 }

@@ -39,6 +39,7 @@ pub fn tensors(path: &Path, items: &[Item], mut values: impl FnMut(&Item) -> Res
     let mut header = Value::Object(header).to_string();
     // Data begins at a multiple of 8.
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let path = &crate::output::place(path)?;
     let part = path.with_extension("safetensors.part");
     let cannot = || format!("cannot write {}", path.display());
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).with_context(cannot)?);
@@ -95,6 +96,7 @@ pub fn beside(from: &Path, to: &Path, items: &[Item]) -> Result<()> {
 /// # Errors
 /// If it cannot be written.
 pub fn json_file(path: &Path, value: &Value) -> Result<()> {
+    let path = &crate::output::place(path)?;
     let text = serde_json::to_string_pretty(value)? + "\n";
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::args::MemoryArgs;
+use crate::args::{HubArgs, MemoryArgs};
 use crate::bench::Spread;
 use crate::bench::gguf::{self, File, Measured, Settings};
 use crate::ui::interrupt::{self, Interrupted};
@@ -18,7 +18,7 @@ use crate::{Out, machine};
 /// What `sterna bench gguf` takes.
 #[derive(Debug, Args)]
 pub struct BenchGgufArgs {
-    /// The files; of a sharded model any of its parts.
+    /// The files (of a sharded model any of its parts), folders with one GGUF in each, or names on the hub.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Tokens of the prompt; 0 is none.
@@ -68,10 +68,11 @@ pub fn run(args: &BenchGgufArgs, out: &mut Out) -> Result<()> {
         return Ok(writeln!(out, "{}", serde_json::to_string(&measured)?)?);
     }
     // All headers before the first measurement: a wrong name should not cost the time of the right ones.
-    let files: Vec<File> = args.files.iter().map(|path| File::open(path)).collect::<Result<_>>()?;
+    let paths: Vec<PathBuf> = args.files.iter().map(|typed| HubArgs::default().locate(typed)).collect::<Result<_>>()?;
+    let files: Vec<File> = paths.iter().map(|path| File::open(path)).collect::<Result<_>>()?;
     let mut rows = Vec::new();
     let mut progress = Progress::steps("measuring files", files.len() as u64);
-    for (i, (path, file)) in args.files.iter().zip(files).enumerate() {
+    for (i, (path, file)) in paths.iter().zip(files).enumerate() {
         let Some(measured) = gguf::in_a_process(path, &settings, &busy)? else { break };
         rows.push((file, measured));
         progress.set(i as u64 + 1);

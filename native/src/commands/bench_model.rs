@@ -11,7 +11,7 @@ use sterna_core::ternary::Method;
 
 use super::convert::{RoundingArgs, TorchDtype, format_of};
 use super::runs::{Device, at_least};
-use crate::args::MemoryArgs;
+use crate::args::{CheckpointArgs, MemoryArgs};
 use crate::bench::model::{self, Measured, Settings, Training};
 use crate::train::checkpoint;
 use crate::train::settings::Setting;
@@ -19,12 +19,12 @@ use crate::train::text::split::{Parts, Split};
 use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::message;
 use crate::ui::text::{self, Align};
-use crate::{Out, data, machine, perplexity};
+use crate::{Out, data, machine, output, perplexity};
 
 /// What `sterna bench model` takes.
 #[derive(Debug, Args)]
 pub struct BenchModelArgs {
-    /// The checkpoint's directory: config.json, safetensors, tokenizer.
+    /// The checkpoint's directory (config.json, safetensors, tokenizer), or USER/REPO on the Hugging Face hub.
     #[arg(value_name = "DIR", required_unless_present = "model_id")]
     pub dir: Option<PathBuf>,
     /// The checkpoint, as a flag.
@@ -139,7 +139,9 @@ struct Report {
 /// A checkpoint or a text that cannot be used; Ctrl-C.
 pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
     let (Device::Cpu | Device::Auto) = args.device;
-    let checkpoint = args.dir.as_ref().or(args.model_id.as_ref()).context("no checkpoint was named")?;
+    output::check(&args.out)?;
+    let named = args.dir.as_ref().or(args.model_id.as_ref()).context("no checkpoint was named")?;
+    let (checkpoint, _) = CheckpointArgs::default().resolve(named)?;
     if !args.quant.is_ternary() {
         bail!("--quant {} is not ternary; the baseline is float already", args.quant.name());
     }
@@ -147,7 +149,7 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
         Some(TorchDtype::Float32) => Format::F32,
         Some(TorchDtype::Float16) => Format::F16,
         Some(TorchDtype::Bfloat16) => Format::BF16,
-        None => model::float_format(checkpoint)?,
+        None => model::float_format(&checkpoint)?,
     };
     let train_split = args.train_split.clone().unwrap_or(Split::Share(if args.run_qat { 0.9 } else { 0.0 }));
     if let Split::Share(share) = train_split {
@@ -211,7 +213,7 @@ pub fn run(args: &BenchModelArgs, out: &mut Out) -> Result<()> {
     let done = 1 + usize::from(ptq.is_some()) + usize::from(qat.is_some());
     let partial = done < count;
     let report = Report {
-        model_id: checkpoint.display().to_string(),
+        model_id: named.display().to_string(),
         dataset: args.text.display().to_string(),
         device: "cpu",
         dtype: match float {

@@ -31,7 +31,7 @@ use crate::train::trainer;
 use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::message;
 use crate::ui::text::{self, Align};
-use crate::{Out, data, engine, machine};
+use crate::{Out, data, engine, machine, output};
 
 /// What `sterna bench quantization` takes.
 #[derive(Debug, Args)]
@@ -166,6 +166,7 @@ struct Report<'a> {
 pub fn run(args: &BenchQuantizationArgs, out: &mut Out) -> Result<()> {
     let (Device::Cpu | Device::Auto) = args.device;
     let sets = args.data()?;
+    output::check(args.output.iter().chain(&args.json_output))?;
     Setting("--threshold").share_below_one(args.threshold.unwrap_or(0.0))?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let threads = args.threads.map_or_else(machine::cores, |threads| threads as usize);

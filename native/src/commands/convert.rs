@@ -14,7 +14,7 @@ use crate::checkpoint::safetensors::Dtype;
 use crate::convert::report::Report;
 use crate::convert::{self, Options, format_named};
 use crate::ui::message;
-use crate::{Out, engine};
+use crate::{Out, engine, output};
 
 /// The model within a converted directory.
 const MODEL: &str = "model.gguf";
@@ -223,10 +223,12 @@ pub fn run(args: &ConvertArgs, out: &mut Out) -> Result<()> {
     let gguf_quant = args.gguf_quant.unwrap_or(args.quant);
     let Some(output) = args.out.as_ref().or(args.output.as_ref()) else {
         let (file, metadata) = places(args.output_gguf.as_deref().context("no output")?);
+        output::check([&file, &metadata])?;
         let options = quant(gguf_quant)?;
         return finish(&convert(&file, &options)?, &options, args.rounding.json, Some(&metadata), out);
     };
     let (file, metadata) = places(output);
+    output::check([&file, &metadata].into_iter().chain(&args.output_gguf))?;
     let options = quant(args.quant)?;
     let report = convert(&file, &options)?;
     let Some(second) = &args.output_gguf else {
@@ -342,8 +344,8 @@ fn settings(options: &Options) -> Value {
             Method::Threshold(share) => Some(share),
             _ => None,
         },
-        "calibration": options.calibration,
-        "imatrix": options.imatrix,
+        "calibration": options.calibration.as_ref().map(|path| path.display().to_string()),
+        "imatrix": options.imatrix.as_ref().map(|path| path.display().to_string()),
         "keep": options.keep,
         "token_embedding_type": options.embedding.map(Format::name),
         "output_type": options.output.map(Format::name),

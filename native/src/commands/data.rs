@@ -67,16 +67,17 @@ fn list(args: &ListArgs, out: &mut Out) -> Result<()> {
         #[serde(flatten)]
         set: &'static DataSet,
         /// `null` where it is not on this machine.
-        path: Option<PathBuf>,
+        path: Option<String>,
     }
-    let row = |set: &'static DataSet| Row { set, path: data::locate(set.name, args.data_dir.as_deref()).ok() };
+    let path = |set: &DataSet| Some(data::locate(set.name, args.data_dir.as_deref()).ok()?.display().to_string());
+    let row = |set: &'static DataSet| Row { set, path: path(set) };
     let rows: Vec<Row> = CATALOGUE.iter().map(row).collect();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
     }
     let cells = |row: &Row| {
-        let path = row.path.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+        let path = row.path.clone().unwrap_or_else(|| "-".to_owned());
         let set = row.set;
         vec![set.name.to_owned(), text::bytes(set.bytes()), set.licence.to_owned(), set.about.to_owned(), path]
     };

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::args::MemoryArgs;
+use crate::args::{HubArgs, MemoryArgs};
 use crate::images::{self, Measured};
 use crate::train::images::DataSet;
 use crate::train::images::augment::Augmentation;
@@ -22,7 +22,7 @@ pub const DISTORTED_SEED: u64 = 2026;
 /// What `sterna eval` takes.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// The classifier's GGUF.
+    /// The classifier: a GGUF file, a folder with one in it, or a name on the hub.
     #[arg(value_name = "FILE")]
     pub model: PathBuf,
     /// The data set; by default the one that the model is named after, or else mnist.
@@ -75,12 +75,13 @@ struct Report<'a> {
 /// # Errors
 /// If the model or the data cannot be used; Ctrl-C, after what was measured until then.
 pub fn run(args: &EvalArgs, out: &mut Out) -> Result<()> {
+    let path = HubArgs::default().locate(&args.model)?;
     let threads = args.threads.map_or_else(crate::machine::cores, |threads| threads as usize);
     engine::with_threads(threads, |exec| {
-        let model = images::load(&args.model, &args.memory.loading(args.kernel.as_deref(), None), &*exec)?;
+        let model = images::load(&path, &args.memory.loading(args.kernel.as_deref(), None), &*exec)?;
         let set = match args.data {
             Some(set) => set,
-            None => named_in(&args.model)?.unwrap_or(DataSet::Mnist),
+            None => named_in(&path)?.unwrap_or(DataSet::Mnist),
         };
         let dir = data::locate(set.name(), args.data_dir.as_deref())?;
         let mut test = Images::read(&dir, "t10k", set.labels().len())?;
@@ -98,11 +99,11 @@ pub fn run(args: &EvalArgs, out: &mut Out) -> Result<()> {
             !busy.requested()
         });
         drop(progress);
-        let measured = measured.with_context(|| format!("{} on {}", args.model.display(), dir.display()))?;
+        let measured = measured.with_context(|| format!("{} on {}", path.display(), dir.display()))?;
         let partial = measured.images < test.len();
         let report = Report {
-            model: args.model.display().to_string(),
-            bytes: std::fs::metadata(&args.model)?.len(),
+            model: path.display().to_string(),
+            bytes: std::fs::metadata(&path)?.len(),
             data: set.name(),
             distorted: args.distorted,
             kernel: model.kernel().name(),

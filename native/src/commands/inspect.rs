@@ -220,7 +220,7 @@ impl<'a> Report<'a> {
             })
             .collect();
         let report = json!({
-            "files": self.source.paths(),
+            "files": self.source.paths().iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
             "file_bytes": self.source.file_bytes(),
             "version": self.header.version,
             "alignment": self.header.alignment,

@@ -7,16 +7,17 @@ use clap::Args;
 use sterna_core::formats::Format;
 
 use super::convert::{RoundingArgs, finish, format_of, within};
-use crate::Out;
+use crate::args::HubArgs;
 use crate::convert::{self, FORMATS, Options};
 use crate::ui::message;
+use crate::{Out, output};
 
 /// Bring a GGUF into another format, without loss between ternary ones where their groups allow.
 ///
 /// The embedding, the output and whatever is no matrix stay as they are unless their flags say otherwise.
 #[derive(Debug, Args)]
 pub struct QuantizeArgs {
-    /// The GGUF to read; of a sharded model any part.
+    /// The GGUF to read (of a sharded model any part), a folder with one in it, or a name on the hub.
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The GGUF to write.
@@ -46,7 +47,7 @@ pub struct QuantizeArgs {
 /// Bring a GGUF's weights back into a float format.
 #[derive(Debug, Args)]
 pub struct DequantizeArgs {
-    /// The GGUF to read; of a sharded model any part.
+    /// The GGUF to read (of a sharded model any part), a folder with one in it, or a name on the hub.
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The GGUF to write.
@@ -100,7 +101,9 @@ pub fn run(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
     let format = args.kind.or(args.format).context("no format given; name one after the output, or with --type")?;
     let options = args.rounding.options(Some(format))?;
     let threads = args.rounding.threads.or(args.thread_count);
-    let report = within(threads, || convert::from_gguf(&args.input, &args.output, &options))?;
+    output::place(&args.output)?;
+    let input = HubArgs::default().locate(&args.input)?;
+    let report = within(threads, || convert::from_gguf(&input, &args.output, &options))?;
     finish(&report, &options, args.rounding.json, None, out)
 }
 
@@ -120,7 +123,9 @@ pub fn run_dequantize(args: &DequantizeArgs, out: &mut Out) -> Result<()> {
         validate: args.validate,
         ..Options::default()
     };
-    let report = within(args.threads, || convert::from_gguf(&args.input, &args.output, &options))?;
+    output::place(&args.output)?;
+    let input = HubArgs::default().locate(&args.input)?;
+    let report = within(args.threads, || convert::from_gguf(&input, &args.output, &options))?;
     finish(&report, &options, args.json, None, out)
 }
 

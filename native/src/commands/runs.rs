@@ -17,7 +17,7 @@ use crate::train::settings::RunConfig;
 use crate::train::trainer::{self, Task};
 use crate::ui::interrupt::Interrupted;
 use crate::ui::message;
-use crate::{Out, engine};
+use crate::{Out, engine, output};
 
 /// Settings of every run; what is not given is as in --config, or as the run began that goes on, or else the default.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -173,6 +173,7 @@ impl<'a, C: Serialize + DeserializeOwned> Run<'a, C> {
         name: impl Fn(&C) -> Option<String>,
     ) -> Result<Self> {
         let (Device::Cpu | Device::Auto) = options.device;
+        output::check(&options.json_output)?;
         let going_on = options.resume || options.export_only;
         let begun = if going_on { Some(RunDir::open(&options.folder(name(&default))?)?) } else { None };
         let mut config = match (&options.config, &begun) {
@@ -185,6 +186,13 @@ impl<'a, C: Serialize + DeserializeOwned> Run<'a, C> {
             (None, None) => default,
         };
         apply(&mut config)?;
+        if let Err(error) = toml::to_string(&config)
+            && error.to_string().contains("UTF-8")
+        {
+            bail!(
+                "a path in the run's settings is no UTF-8, so config.toml cannot hold it; rename that file or folder"
+            );
+        }
         let path = match &begun {
             Some(dir) => dir.path().to_owned(),
             None => options.folder(name(&config))?,

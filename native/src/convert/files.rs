@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+
+use crate::output;
 
 /// Whether two paths name one file.
 pub(super) fn same_file(a: &Path, b: &Path) -> bool {
@@ -36,28 +38,30 @@ impl Drop for Temporary {
 pub(super) struct Part {
     pub path: PathBuf,
     pub file: File,
+    out: PathBuf,
     kept: bool,
 }
 
 impl Part {
-    /// For the file `out`, whose folder is made.
+    /// For the file `out`, whose folder is made; where it is a symbolic link, for the file behind that.
+    ///
+    /// # Errors
+    /// If `out` is there and no plain file, or nothing can be written beside it.
     pub fn create(out: &Path) -> Result<Self> {
-        let path = beside(out, ".part")?;
+        let out = output::place(out)?;
+        let path = beside(&out, ".part")?;
         if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).with_context(|| format!("cannot make the folder {}", parent.display()))?;
         }
-        if out.is_dir() {
-            bail!("{} is a folder; name a file", out.display());
-        }
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { path, file, kept: false })
+        Ok(Self { path, file, out, kept: false })
     }
 
     /// Gives it its name.
-    pub fn keep(mut self, out: &Path) -> Result<()> {
+    pub fn keep(mut self) -> Result<()> {
         self.file.sync_all()?;
-        fs::rename(&self.path, out)?;
+        fs::rename(&self.path, &self.out)?;
         self.kept = true;
         Ok(())
     }

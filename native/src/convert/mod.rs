@@ -30,6 +30,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use sterna_core::formats::{Format, identify_all};
 use sterna_core::gguf::{Header, Metadata, TensorDecl, TensorInfo, Writer};
+use sterna_core::model::image::{self, ImageConfig};
 use sterna_core::model::refusals;
 use sterna_core::ternary::{Granularity, Method};
 
@@ -46,6 +47,7 @@ use crate::checkpoint::family::{Role, Style};
 use crate::checkpoint::plan::{Account, Origin, Plan};
 use crate::checkpoint::safetensors::Dtype;
 use crate::checkpoint::tokenizer;
+use crate::output;
 use crate::source::Source;
 use crate::ui::interrupt::{self, Interrupted};
 use crate::ui::progress::Progress;
@@ -148,6 +150,7 @@ pub fn sixteen_bit(dir: &Path) -> Result<Format> {
 /// A checkpoint that cannot be read or has no place in a GGUF; weights that cannot be held; a file that cannot be written;
 /// Ctrl-C. Nothing is then left under the file's name.
 pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Options) -> Result<Report> {
+    output::place(out)?;
     let checkpoint = Checkpoint::open(dir)?;
     let mut plan = Plan::of(&checkpoint)?;
     let mut notes = std::mem::take(&mut plan.notes);
@@ -182,6 +185,7 @@ pub fn from_checkpoint(dir: &Path, out: &Path, name: Option<&str>, options: &Opt
 /// # Errors
 /// As [`from_checkpoint`].
 pub fn from_gguf(path: &Path, out: &Path, options: &Options) -> Result<Report> {
+    output::place(out)?;
     let source = Source::open(path)?;
     if source.paths().iter().any(|part| same_file(part, out)) {
         bail!("{} would be written over itself; name another file", out.display());
@@ -191,6 +195,16 @@ pub fn from_gguf(path: &Path, out: &Path, options: &Options) -> Result<Report> {
     for ((info, bytes), found) in source.tensors().zip(identify_all(header)) {
         let found = found.with_context(|| path.display().to_string())?;
         tensors.push(Tensor::of_gguf(&source, info, found.format, bytes));
+    }
+    if header.metadata.str("general.architecture") == Some(image::ARCHITECTURE) {
+        // An image classifier's rows are padded to whole blocks of their format, and to those of no other.
+        let config = ImageConfig::from_header(header).with_context(|| path.display().to_string())?;
+        let (choices, _) = choose_all(&tensors, options)?;
+        for (tensor, choice) in tensors.iter_mut().zip(choices) {
+            if let Some(cols) = config.columns(&tensor.name) {
+                tensor.drop_padding(cols.next_multiple_of(choice.format().block_len()));
+            }
+        }
     }
     let mut metadata = header.metadata.clone();
     let split: Vec<String> =
@@ -325,7 +339,7 @@ fn write(
         let rounded = done.iter().filter(|done| done.fidelity == Fidelity::Rule);
         notes.extend(imatrix.missing(rounded.map(|done| done.name.as_str())));
     }
-    part.keep(out).with_context(cannot)?;
+    part.keep().with_context(cannot)?;
     let account = account.clone();
     Ok(Report { source: String::new(), output: out.to_owned(), tensors: done, account, seconds, notes, validated })
 }

@@ -226,7 +226,7 @@ impl Report {
         json!({
             "sterna": env!("CARGO_PKG_VERSION"),
             "source": self.source,
-            "output": self.output,
+            "output": self.output.display().to_string(),
             "settings": settings,
             "bytes_before": total.before,
             "bytes_after": total.after,

@@ -2,7 +2,7 @@
 //!
 //! Rows are those of the GGUF to be written; whoever reads need not know how the source lies.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sterna_core::formats::Format;
 use sterna_core::gguf::TensorInfo;
 
@@ -34,9 +34,21 @@ pub struct Tensor<'a> {
 }
 
 enum Stored<'a> {
-    Checkpoint { checkpoint: &'a Checkpoint, entry: &'a Entry, bytes: &'a [u8], from: From },
+    Checkpoint {
+        checkpoint: &'a Checkpoint,
+        entry: &'a Entry,
+        bytes: &'a [u8],
+        from: From,
+    },
     Values(Vec<f32>),
-    Gguf { source: &'a Source, info: &'a TensorInfo, format: Format, bytes: &'a [u8] },
+    /// Of a GGUF's rows, of `cols` columns there, the first ones are the tensor's.
+    Gguf {
+        source: &'a Source,
+        info: &'a TensorInfo,
+        format: Format,
+        bytes: &'a [u8],
+        cols: usize,
+    },
 }
 
 impl<'a> Tensor<'a> {
@@ -86,7 +98,15 @@ impl<'a> Tensor<'a> {
             dims: info.dims.clone(),
             trained: None,
             names: vec![info.name.clone()],
-            source: Stored::Gguf { source, info, format, bytes },
+            source: Stored::Gguf { source, info, format, bytes, cols: info.cols() as usize },
+        }
+    }
+
+    /// Leaves out the columns from `cols` on, which are padding.
+    pub fn drop_padding(&mut self, cols: usize) {
+        if cols < self.cols {
+            self.cols = cols;
+            self.dims[0] = cols as u64;
         }
     }
 
@@ -103,7 +123,7 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The type of the source, and its bytes where they are a GGUF's.
+    /// The type of the source and its bytes, where they are a GGUF's; its rows may be longer than the tensor's.
     pub fn blocks(&self) -> Option<(Format, &[u8])> {
         match &self.source {
             Stored::Gguf { format, bytes, .. } => Some((*format, bytes)),
@@ -175,22 +195,35 @@ impl<'a> Tensor<'a> {
                 }
                 scale(out, from.scale);
             }
-            Stored::Gguf { format, bytes, .. } => {
-                let block = format.block_len();
-                let row_bytes = self.cols / block * format.block_bytes();
-                let part = bytes.get(first * row_bytes..(first + n) * row_bytes).with_context(short)?;
-                let in_place = || self.place.clone();
-                if *format == Format::I2_S {
-                    let whole = format.tensor_bytes(self.rows as u64, self.cols as u64).unwrap_or(u64::MAX) as usize;
-                    let factor = format.tensor_scale(bytes.get(..whole).with_context(short)?, self.elements());
-                    let factor = factor.with_context(in_place)?;
-                    let mut codes = vec![0; out.len()];
-                    format.decode_codes(part, &mut codes, &mut []).with_context(in_place)?;
-                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code) - 1.0) * factor);
-                } else {
-                    format.dequantize(part, out).with_context(in_place)?;
+            Stored::Gguf { cols, .. } if *cols != self.cols => {
+                let mut row = vec![0.0; *cols];
+                for (i, out) in (first..first + n).zip(out.chunks_exact_mut(row_width(self))) {
+                    self.read_blocks(i, &mut row)?;
+                    out.copy_from_slice(row.get(..self.cols).with_context(short)?);
                 }
             }
+            Stored::Gguf { .. } => self.read_blocks(first, out)?,
+        }
+        Ok(())
+    }
+
+    /// Reads whole rows of a GGUF, padding included, from row `first` on.
+    fn read_blocks(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        let Stored::Gguf { format, bytes, cols, .. } = &self.source else { bail!("{} is no GGUF's", self.place) };
+        let n = out.len() / (*cols).max(1);
+        let short = || format!("{}: fewer bytes than its header says", self.place);
+        let row_bytes = cols / format.block_len() * format.block_bytes();
+        let part = bytes.get(first * row_bytes..(first + n) * row_bytes).with_context(short)?;
+        let in_place = || self.place.clone();
+        if *format == Format::I2_S {
+            let whole = format.tensor_bytes(self.rows as u64, *cols as u64).unwrap_or(u64::MAX) as usize;
+            let factor = format.tensor_scale(bytes.get(..whole).with_context(short)?, self.rows * cols);
+            let factor = factor.with_context(in_place)?;
+            let mut codes = vec![0; out.len()];
+            format.decode_codes(part, &mut codes, &mut []).with_context(in_place)?;
+            out.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code) - 1.0) * factor);
+        } else {
+            format.dequantize(part, out).with_context(in_place)?;
         }
         Ok(())
     }

@@ -104,7 +104,7 @@ impl Fetcher {
         // Neither a damaged archive nor one whose file is here is of any use.
         fetch::remove_if_there(&archive)?;
         let content = content.with_context(|| format!("{}: cannot take {inside} out of it", file.url))?;
-        let path = folder.join(file.name);
+        let path = crate::output::place(&folder.join(file.name))?;
         let part = fetch::suffixed(&path, fetch::PART);
         fs::write(&part, content).with_context(|| format!("cannot write {}", part.display()))?;
         let found = fetch::file_sha256(&part).with_context(|| format!("cannot read {}", part.display()))?;

@@ -222,7 +222,9 @@ impl<'a> Part<'a> {
             self.discard()?;
             return Err(FetchError::Checksum { file: self.remote.name.clone(), expected, actual });
         }
-        fs::rename(&self.path, target).map_err(FetchError::io("rename to its final name", &self.path))?;
+        let place = crate::output::place(target).map_err(std::io::Error::other);
+        let place = place.map_err(FetchError::io("replace this", target))?;
+        fs::rename(&self.path, place).map_err(FetchError::io("rename to its final name", &self.path))?;
         remove_if_there(&self.note_path)?;
         Ok(Fetched { size: self.done, sha256: actual })
     }

@@ -28,7 +28,8 @@ pub enum FetchError {
     },
     /// 5xx, also after retries.
     #[error(
-        "{url}: the server fails (status {status}), also after {tries} tries; try again later, what was fetched is kept"
+        "{url}: the server fails (status {status}){}; try again later, what was fetched is kept",
+        also_after(*tries)
     )]
     ServerFailed {
         /// What was asked for.
@@ -48,7 +49,8 @@ pub enum FetchError {
     },
     /// The connection could not be made or broke, also after retries.
     #[error(
-        "{url}: {source}, also after {tries} tries; check the network, then run the same command: what was fetched is kept"
+        "{url}: {source}{}; check the network, then run the same command: what was fetched is kept",
+        also_after(*tries)
     )]
     Network {
         /// What was asked for.
@@ -129,6 +131,11 @@ impl FetchError {
     }
 }
 
+/// How often something was tried, where that was more than once.
+fn also_after(tries: u32) -> String {
+    if tries > 1 { format!(", also after {tries} tries") } else { String::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +152,13 @@ mod tests {
             assert!(error.to_string().contains("also after"), "{error}");
             let cause = error.cause();
             assert!(cause.starts_with("https://hub.example/x: ") && !cause.contains("after"), "{cause}");
+        }
+        let source = Box::new(ureq::Error::ConnectionFailed);
+        for error in [
+            FetchError::ServerFailed { url: url(), status: 503, tries: 1 },
+            FetchError::Network { url: url(), tries: 1, source },
+        ] {
+            assert!(!error.to_string().contains("after"), "{error}");
         }
     }
 }

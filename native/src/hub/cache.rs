@@ -75,6 +75,7 @@ pub struct Cached {
     /// Bytes on disk, over all files.
     pub size: u64,
     /// The file, or the first shard; of a checkpoint its folder.
+    #[serde(serialize_with = "crate::ui::text::path_as_json")]
     pub path: PathBuf,
     /// When the newest file was finished, in seconds since 1970.
     pub fetched: u64,

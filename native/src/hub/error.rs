@@ -120,7 +120,8 @@ pub enum HubError {
     },
     /// The repository has no GGUF.
     #[error(
-        "{repo} holds no GGUF file; look for a repository whose name ends in -GGUF, or make one with `sterna convert {repo}`"
+        "{repo} holds no GGUF file; look for a repository whose name ends in -GGUF, or make one with `sterna convert {repo} -o {}.gguf`",
+        repo.rsplit('/').next().unwrap_or(repo)
     )]
     NoGguf {
         /// USER/REPO.

@@ -45,11 +45,12 @@ impl Writer {
     /// Makes the file, beside the place where it will be.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it is there and no plain file, or cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
-        let part = suffixed(path, ".part");
+        let path = crate::output::place(path)?;
+        let part = suffixed(&path, ".part");
         let file = File::create(&part).with_context(|| format!("cannot make {}", part.display()))?;
-        Ok(Self { path: path.to_owned(), part, file: BufWriter::new(file) })
+        Ok(Self { path, part, file: BufWriter::new(file) })
     }
 
     /// Writes what stands before the first chunk; `tokens` are those of all chunks.

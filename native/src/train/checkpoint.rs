@@ -146,11 +146,12 @@ impl Checkpoint {
     }
 }
 
-/// Writes a file that is either whole or not there: under another name first, then moved.
+/// Writes a file that is either whole or not there: under another name first, then moved. A symbolic link is followed.
 ///
 /// # Errors
 /// If it cannot be written; what was there before stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let path = &crate::output::place(path)?;
     let mut name = path.file_name().context("a file's name is missing")?.to_owned();
     name.push(".part");
     let part = path.with_file_name(name);

@@ -155,10 +155,13 @@ pub struct Outcome {
     /// Seconds of training, in all sessions.
     pub seconds: f64,
     /// The GGUF.
+    #[serde(serialize_with = "crate::ui::text::path_as_json")]
     pub model: PathBuf,
     /// The checkpoint's directory.
+    #[serde(serialize_with = "crate::ui::text::path_as_json")]
     pub checkpoint: PathBuf,
     /// The held-out text, for `sterna perplexity -f`.
+    #[serde(serialize_with = "crate::ui::text::path_as_json")]
     pub held_out: PathBuf,
 }
 

@@ -136,6 +136,7 @@ pub struct Outcome {
     /// Seconds, in all sessions.
     pub seconds: f64,
     /// The model.
+    #[serde(serialize_with = "crate::ui::text::path_as_json")]
     pub model: PathBuf,
 }
 

@@ -1,6 +1,9 @@
 //! Sizes, numbers, times and dates as text; tables are in [`table`].
 
+use std::path::Path;
 use std::time::Duration;
+
+use serde::Serializer;
 
 pub use super::table::{Align, table, width};
 
@@ -107,6 +110,14 @@ pub fn plain(text: &str, max: usize) -> String {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// A path in JSON, for `serialize_with`: what is no UTF-8 in it becomes U+FFFD. Serde itself refuses such paths.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn path_as_json<P: AsRef<Path>, S: Serializer>(path: &P, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.as_ref().display())
 }
 
 #[cfg(test)]

@@ -233,6 +233,13 @@ impl ImageConfig {
         metadata
     }
 
+    /// The columns of the matrix that is a tensor of this name, before they are padded to whole blocks; `None` for other
+    /// tensors.
+    pub fn columns(&self, tensor: &str) -> Option<usize> {
+        let layer: usize = tensor.strip_prefix("layer.")?.strip_suffix(".weight")?.parse().ok()?;
+        self.layers.get(layer)?.matrix(*self.inputs().get(layer)?).map(|(_, cols)| cols)
+    }
+
     /// What goes into each layer, in their order.
     pub fn inputs(&self) -> Vec<Shape> {
         let mut shape = self.input;

@@ -409,7 +409,7 @@ fn a_part_that_is_not_kept_is_gone() {
     let out = dir.path().join("deep/x.gguf");
     drop(Part::create(&out).unwrap());
     assert_eq!(fs::read_dir(dir.path().join("deep")).unwrap().count(), 0);
-    Part::create(&out).unwrap().keep(&out).unwrap();
+    Part::create(&out).unwrap().keep().unwrap();
     assert!(out.is_file() && fs::read_dir(dir.path().join("deep")).unwrap().count() == 1);
 }
 
