@@ -241,6 +241,8 @@ fn what_is_not_under_way_ends_at_once() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // Waiting for the child would close it.
+    let _open = child.stdin.take();
     let (said, _reading) = collected(child.stderr.take().unwrap());
     while !said.lock().unwrap().starts_with(b"sterna ") {
         thread::sleep(Duration::from_millis(2));

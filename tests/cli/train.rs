@@ -284,8 +284,8 @@ fn where_the_outcome_cannot_be_written_is_told_before_training() {
     };
     for (output, said) in [
         (dir.path().join("none/x.json"), "none is no folder; make it, or name another file"),
-        (dir.path().to_owned(), "is a folder; name a file in it"),
-        (std::path::PathBuf::from("/"), "is a folder; name a file in it"),
+        (dir.path().to_owned(), "is a folder; name a file"),
+        (std::path::PathBuf::from("/"), "is a folder; name a file"),
     ] {
         train(&output).assert().code(1).stderr(predicate::str::contains(said));
     }
