@@ -276,6 +276,9 @@ fn files_that_are_wrong_are_refused_by_name() {
         refused(key, &|file| file.set(key, "a word"), &gguf);
     }
     refused("another architecture", &|f| f.set("general.architecture", "llama"), &|e| {
+        matches!(e, ModelError::NotImages { .. })
+    });
+    refused("an unknown architecture", &|f| f.set("general.architecture", "mystery"), &|e| {
         matches!(e, ModelError::UnknownArchitecture { .. })
     });
     refused("no rows", &|f| f.set(".height", 0u32), &bad_value("sterna-image.height"));
