@@ -220,3 +220,68 @@ export function splitGguf(gguf, count) {
     return Buffer.concat([padded(start), ...mine.map(({ bytes }) => padded(bytes))]);
   });
 }
+
+/** A drawing of lines through points in [0, 1], `side` pixels wide and high, with 255 for full ink. */
+export function draw(lines, side = 200, width = 0.05) {
+  const data = new Uint8Array(side * side);
+  for (let y = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) {
+      const distance = Math.min(
+        ...lines.flatMap((points) => points.slice(1).map((to, i) => away([x / side, y / side], points[i], to))),
+      );
+      if (distance < width) data[y * side + x] = 255;
+    }
+  }
+  return data;
+}
+
+function away([x, y], [ax, ay], [bx, by]) {
+  const [dx, dy] = [bx - ax, by - ay];
+  const t = Math.max(0, Math.min(1, ((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy || 1)));
+  return Math.hypot(x - ax - t * dx, y - ay - t * dy);
+}
+
+const oval = (x, y, rx, ry) =>
+  Array.from({ length: 33 }, (_, i) => [x + rx * Math.sin((i * Math.PI) / 16), y - ry * Math.cos((i * Math.PI) / 16)]);
+
+/** Digits as a ruler and a compass would draw them. */
+export const DIGITS = {
+  0: [oval(0.5, 0.5, 0.2, 0.32)],
+  1: [
+    [
+      [0.5, 0.15],
+      [0.5, 0.85],
+    ],
+  ],
+  3: [
+    [
+      [0.32, 0.2],
+      [0.5, 0.15],
+      [0.66, 0.25],
+      [0.62, 0.42],
+      [0.45, 0.5],
+      [0.65, 0.58],
+      [0.68, 0.75],
+      [0.5, 0.86],
+      [0.3, 0.8],
+    ],
+  ],
+  4: [
+    [
+      [0.35, 0.15],
+      [0.3, 0.5],
+      [0.7, 0.5],
+    ],
+    [
+      [0.66, 0.2],
+      [0.62, 0.85],
+    ],
+  ],
+  7: [
+    [
+      [0.3, 0.2],
+      [0.7, 0.2],
+      [0.45, 0.85],
+    ],
+  ],
+};
